@@ -1,0 +1,40 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+
+	"github.com/noipchat/noipchat/cmd/cli"
+	"github.com/noipchat/noipchat/daemon/client"
+	"github.com/noipchat/noipchat/daemon/identity"
+	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/wire"
+)
+
+// explain finds the exit code of an error, and what its user can do about it.
+func explain(err error) *cli.Error {
+	var changed *identity.ChangedKeyError
+	var no *message.Refusal
+	var network net.Error
+	switch {
+	case errors.As(err, new(*cli.Error)):
+		return cli.Explain(err)
+	case errors.Is(err, client.ErrNoAccount):
+		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: "noipchat login alice@server1 --server IP:PORT, or noipchat join LINE"}
+	case errors.As(err, &changed):
+		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "nothing was sent; if its admin confirms the new key: noipchat server import LINE"}
+	case errors.Is(err, client.ErrDamaged):
+		return &cli.Error{Code: cli.ExitIO, Err: err, Hint: "restore it from a backup, or use another profile: --profile NAME"}
+	case errors.As(err, &no) && no.Code == message.CodeBadLogin:
+		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "check address and password; an admin can set a new one: noipctl user passwd NAME"}
+	case errors.Is(err, wire.ErrProtocol):
+		return &cli.Error{Code: cli.ExitProtocol, Err: err, Hint: "is that a NoIPChat server, of the same version?"}
+	case errors.As(err, &no), errors.Is(err, message.ErrMalformed):
+		return cli.Explain(err)
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return &cli.Error{Code: cli.ExitUnreachable, Err: err, Hint: "is the server up, and is that its address? noipchat server list"}
+	}
+	return cli.Explain(err)
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/noipchat/noipchat/cmd/cli"
+	"github.com/noipchat/noipchat/daemon/client"
+)
+
+// cursor is the name of receive's place in the history.
+const cursor = "receive"
+
+func (a *app) receiveCommand() *cobra.Command {
+	var count int
+	var timeout time.Duration
+	var follow bool
+	cmd := &cobra.Command{
+		Use:   "receive [--count N] [--follow]",
+		Short: "print new texts, one a line, and say that they were read",
+		Long: `Prints new texts, one a line: id, from, to, time, text and state, with tabs between
+them. In a text, \n is a new line, \t a tab and \\ a backslash; other control
+characters are shown as U+FFFD. With --json nothing is changed. Each text is printed
+once, also when this command was killed before.`,
+		Example: `noipchat receive --timeout 5m
+noipchat receive --follow --json | while read -r m; do echo "$m" | jq -r .text; done`,
+		Args: cli.Args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if count < 0 {
+				return cli.Misuse("0: what is there, and one at least", "--count %d", count)
+			}
+			if follow && !cmd.Flags().Changed("timeout") {
+				timeout = 0
+			}
+			ctx, cancel := untilSignal(cmd.Context(), timeout)
+			defer cancel()
+			return a.receive(ctx, count, follow)
+		},
+	}
+	flags := cmd.Flags()
+	flags.IntVar(&count, "count", 0, "end after `N` texts; 0: after what is there, and one at least")
+	flags.DurationVar(&timeout, "timeout", time.Minute, "wait at most so long, 0s for ever; a `TIME` as 90s or 5m")
+	flags.BoolVar(&follow, "follow", false, "go on until interrupted")
+	return cmd
+}
+
+// receive writes to the file itself: a text counts as shown when it is written.
+func (a *app) receive(ctx context.Context, count int, follow bool) error {
+	printed := 0
+	return a.work(ctx, func(ctx context.Context, w *worker) error {
+		err := w.wait(ctx, func() (bool, error) {
+			for {
+				limit := 64
+				if count > 0 {
+					limit = min(limit, count-printed)
+				}
+				messages, err := w.store.Next(cursor, limit)
+				if err != nil {
+					return false, err
+				}
+				for _, m := range messages {
+					if err := a.printReceived(os.Stdout, m); err != nil {
+						return false, fmt.Errorf("writing the output: %w", err)
+					}
+					if err := w.store.Advance(cursor, m); err != nil {
+						return false, err
+					}
+					printed++
+				}
+				if len(messages) > 0 {
+					if _, err := w.store.EnqueueReadReceipts(ctx); err != nil && ctx.Err() == nil {
+						return false, err
+					}
+					w.kick()
+				}
+				if count > 0 && printed == count {
+					return true, nil
+				}
+				if len(messages) < limit {
+					return !follow && count == 0 && printed > 0, nil
+				}
+			}
+		})
+		if printed > 0 {
+			w.drain(context.WithoutCancel(ctx))
+		}
+		switch {
+		case !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled):
+			return err
+		case follow && count == 0:
+			return nil
+		case printed == 0 && w.offline() != nil:
+			return &cli.Error{Code: cli.ExitUnreachable, Err: fmt.Errorf("no connection: %w", w.offline()), Hint: "is the server up, and is that its address? noipchat server list"}
+		}
+		return &cli.Error{Code: cli.ExitNotYet, Err: fmt.Errorf("%d new texts came, %d were asked for", printed, max(count, 1))}
+	})
+}
+
+func (a *app) printReceived(out io.Writer, m client.Message) error {
+	if a.json {
+		return cli.JSON(out, m)
+	}
+	to := make([]string, len(m.To))
+	for i, t := range m.To {
+		to[i] = string(t)
+	}
+	fields := []string{m.ID.String(), string(m.From), strings.Join(to, ","), m.Created.UTC().Format(time.RFC3339), oneLine(m.Body), m.State}
+	_, err := fmt.Fprintln(out, strings.Join(fields, "\t"))
+	return err
+}
+
+var escapes = strings.NewReplacer("\\", `\\`, "\n", `\n`, "\t", `\t`, "\r\n", `\n`)
+
+// oneLine shows a text in one line in which nothing can hide.
+func oneLine(text string) string { return cli.Sanitise(escapes.Replace(text)) }

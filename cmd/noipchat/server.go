@@ -1,0 +1,146 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/noipchat/noipchat/cmd/cli"
+	"github.com/noipchat/noipchat/daemon/client"
+	"github.com/noipchat/noipchat/daemon/identity"
+	"github.com/noipchat/noipchat/daemon/message"
+)
+
+func (a *app) serverCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "server",
+		Short:   "list and change where your home server is, and its key",
+		Example: "noipchat server add '[2001:db8::1]:10001'\nnoipchat server import 'noipchat://server1@203.0.113.5:10001/?key=noip1…'",
+	}
+	cmd.AddCommand(a.serverList(), a.serverAdd(), a.serverImport())
+	return cmd
+}
+
+// account changes the profile's account.
+func (a *app) account(change func(store *client.Store, account *client.Account) error) error {
+	store, err := a.open()
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	account, known, err := store.Account()
+	if err != nil || !known {
+		return errors.Join(err, noAccount(known))
+	}
+	return change(store, &account)
+}
+
+func (a *app) serverList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "list the addresses of your home server, in the order in which they are tried",
+		Example: "noipchat server list",
+		Args:    cli.Args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.account(func(store *client.Store, account *client.Account) error {
+				home := account.Address.Server()
+				keys, err := store.ServerKeys()
+				if err != nil {
+					return err
+				}
+				key, err := identity.ParsePublicKey(account.ServerKey)
+				if err != nil {
+					return fmt.Errorf("the key of %s in this profile: %w", home, err)
+				}
+				if a.json {
+					return cli.JSON(cmd.OutOrStdout(), struct {
+						Server      string   `json:"server"`
+						Key         string   `json:"key"`
+						Fingerprint string   `json:"fingerprint"`
+						Trust       string   `json:"trust"`
+						Addresses   []string `json:"addresses"`
+					}{home, account.ServerKey, key.Fingerprint(), keys[home].Trust, account.Servers})
+				}
+				var t cli.Table
+				t.Row("SERVER", "ADDRESS", "KEY", "TRUST")
+				for _, s := range account.Servers {
+					t.Row(home, s, key.Fingerprint(), keys[home].Trust)
+				}
+				return t.Write(cmd.OutOrStdout(), "no address is known")
+			})
+		},
+	}
+}
+
+func (a *app) serverAdd() *cobra.Command {
+	return &cobra.Command{
+		Use: "add IP:PORT…", Short: "add addresses of your home server, which are tried first",
+		Example: "noipchat server add 198.51.100.7:10001",
+		Args:    cli.Args("IP:PORT…"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkServers(args); err != nil {
+				return err
+			}
+			return a.account(func(store *client.Store, account *client.Account) error {
+				return a.setServers(cmd, store, account, args)
+			})
+		},
+	}
+}
+
+func (a *app) setServers(cmd *cobra.Command, store *client.Store, account *client.Account, first []string) error {
+	old := account.Servers
+	account.Servers = slices.Clone(first)
+	for _, s := range old {
+		if !slices.Contains(account.Servers, s) {
+			account.Servers = append(account.Servers, s)
+		}
+	}
+	if err := store.SetAccount(*account); err != nil {
+		return err
+	}
+	if a.json {
+		return cli.JSON(cmd.OutOrStdout(), struct {
+			Addresses []string `json:"addresses"`
+		}{account.Servers})
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s has %d addresses\n", account.Address.Server(), len(account.Servers))
+	return err
+}
+
+func (a *app) serverImport() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "import LINE", Short: "take your home server's addresses and key from a line of its admin's",
+		Example: "noipchat server import 'noipchat://server1@203.0.113.5:10001/?key=noip1…'",
+		Args:    cli.Args("LINE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := identity.ParseLine(args[0])
+			if err != nil {
+				return cli.Misuse("copy it whole, and quote it", "%w", err)
+			}
+			return a.account(func(store *client.Store, account *client.Account) error {
+				home := account.Address.Server()
+				if l.Server != home {
+					return message.Refuse(message.CodeInvalid, "the line is of %s, and your home is %s", l.Server, home)
+				}
+				if !l.Key.IsZero() {
+					if changed := l.Key.String() != account.ServerKey; changed && !yes {
+						question := fmt.Sprintf("the line has another key of %s than this profile: %s. Take it?", home, l.Key.Fingerprint())
+						if err := cli.Confirm(question, "--yes"); err != nil {
+							return err
+						}
+					}
+					account.ServerKey = l.Key.String()
+					if err := store.SetServerKey(home, account.ServerKey, identity.Pinned.String()); err != nil {
+						return err
+					}
+				}
+				return a.setServers(cmd, store, account, l.Addresses)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "take another key than the one that is known")
+	return cmd
+}

@@ -1,0 +1,3 @@
+package main
+import "io"
+func demo(args []string, w io.Writer) error { return nil }

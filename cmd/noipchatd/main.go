@@ -1,0 +1,166 @@
+// Command noipchatd is the server. It reads its TOML, serves until it is told to
+// stop, and exits with the codes of docs/architecture.md; all else is package
+// daemon's. "noipchatd demo" shows what it is for on this machine.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/noipchat/noipchat/cmd/cli"
+	"github.com/noipchat/noipchat/daemon"
+	"github.com/noipchat/noipchat/daemon/config"
+	"github.com/noipchat/noipchat/daemon/durable"
+	"github.com/noipchat/noipchat/daemon/systemd"
+)
+
+var version string // set by the linker: -X main.version=…
+
+const help = `noipchatd is the NoIPChat server. It is usually started by systemd.
+
+usage: noipchatd [--config FILE] [--state DIR] [--runtime DIR] [--check]
+       noipchatd demo [--keep]
+
+  --config FILE   configuration (default /etc/noipchat/noipchat.toml), and conf.d beside it
+  --state DIR     what must survive: key, users, spool (default /var/lib/noipchat)
+  --runtime DIR   the control socket (default /run/noipchat)
+  --check         say what is wrong with configuration and state, and change nothing
+  --version       say which version this is
+
+  demo            a server and three users in a temporary folder: a message to two of
+                  them, one away, the server killed in between; every step is shown
+  --keep          leave it running, with two lines to chat with
+
+example: noipchatd --check --config ./noipchat.toml
+
+Signals: TERM stops in order, a second one at once. HUP and USR2 are noted only.
+`
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	program := cli.Version(version)
+	if len(args) > 0 && args[0] == "demo" {
+		return report(stderr, demo(args[1:], stdout))
+	}
+	flags := flag.NewFlagSet("noipchatd", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	o := daemon.Options{Version: program}
+	flags.StringVar(&o.Config, "config", "/etc/noipchat/noipchat.toml", "")
+	flags.StringVar(&o.State, "state", "/var/lib/noipchat", "")
+	flags.StringVar(&o.Runtime, "runtime", "/run/noipchat", "")
+	check := flags.Bool("check", false, "")
+	showVersion := flags.Bool("version", false, "")
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		io.WriteString(stdout, help)
+		return cli.ExitDone
+	case err != nil:
+		return report(stderr, cli.Misuse("see: noipchatd --help", "%v", err))
+	case flags.NArg() > 0:
+		return report(stderr, cli.Misuse("see: noipchatd --help", "what is %q?", flags.Arg(0)))
+	case *showVersion:
+		fmt.Fprintln(stdout, "noipchatd", program)
+		return cli.ExitDone
+	case *check:
+		err := daemon.Check(o)
+		if err == nil {
+			fmt.Fprintf(stdout, "%s is good\n", o.Config)
+		}
+		return report(stderr, err)
+	}
+	return report(stderr, serve(o))
+}
+
+// serve runs the server until a signal ends it.
+func serve(o daemon.Options) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR2)
+	defer signal.Stop(signals)
+
+	c, err := config.Load(o.Config) // for where to log; Open reads it again
+	if err != nil {
+		return err
+	}
+	if o.Log, err = logger(c.Log); err != nil {
+		return err
+	}
+	d, err := daemon.Open(ctx, o)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for stopping := false; ; {
+			switch s := <-signals; {
+			case s == syscall.SIGHUP || s == syscall.SIGUSR2:
+				o.Log.Warn("this version takes a new configuration or program at its next start only", "signal", s.String())
+			case stopping:
+				o.Log.Warn("stopping at once", "signal", s.String())
+				os.Exit(cli.ExitDone)
+			default:
+				o.Log.Info("stopping", "signal", s.String())
+				stopping = true
+				cancel()
+			}
+		}
+	}()
+	if err := d.Run(ctx); err != nil {
+		return err
+	}
+	o.Log.Info("stopped")
+	return nil
+}
+
+// logger makes the log that the configuration asks for.
+func logger(where string) (*slog.Logger, error) {
+	if filepath.IsAbs(where) {
+		return nil, fmt.Errorf("log = %q: this version logs to \"journal\" or \"stderr\" only", where)
+	}
+	if where == "journal" && systemd.ToJournal() {
+		return slog.New(systemd.NewHandler(os.Stderr, slog.LevelInfo)), nil
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo})), nil
+}
+
+// report says what went wrong, and returns the exit code.
+func report(w io.Writer, err error) int {
+	if err == nil {
+		return cli.ExitDone
+	}
+	return cli.Report(w, "noipchatd", explain(err))
+}
+
+func explain(err error) *cli.Error {
+	var bad config.Errors
+	switch {
+	case errors.As(err, &bad):
+		hint := "correct it and try again"
+		for _, e := range bad {
+			if e.Hint != "" {
+				hint = e.Hint
+				break
+			}
+		}
+		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: hint}
+	case errors.Is(err, durable.ErrLocked):
+		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "another noipchatd uses this folder: systemctl status noipchat"}
+	case errors.Is(err, syscall.EADDRINUSE):
+		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: "another program listens there: ss -ltnp"}
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: "no interface of this machine has that address: ip addr"}
+	case errors.Is(err, os.ErrPermission):
+		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "run it as the user noipchat, or give other folders with --state and --runtime"}
+	}
+	return cli.Explain(err)
+}

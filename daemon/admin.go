@@ -1,0 +1,289 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/config"
+	"github.com/noipchat/noipchat/daemon/control"
+	"github.com/noipchat/noipchat/daemon/identity"
+	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/relay"
+	"github.com/noipchat/noipchat/daemon/spool"
+)
+
+// Daemon answers the control socket.
+var _ control.Daemon = (*Daemon)(nil)
+
+// Status implements control.Daemon.
+func (d *Daemon) Status(context.Context) (control.Status, error) {
+	counters, err := d.gather()
+	if err != nil {
+		return control.Status{}, err
+	}
+	sessions, _ := d.host.Count()
+	s := control.Status{
+		Version: d.o.Version, Server: d.config.Name, Key: d.key.Public().String(), Fingerprint: d.key.Public().Fingerprint(),
+		PID: os.Getpid(), Started: d.started, State: d.o.State,
+		Config: control.Config{Path: d.o.Config, Loaded: d.started},
+		Users:  len(d.users.List()), Sessions: sessions, Counters: counters, Notices: d.notices,
+	}
+	for _, i := range d.doors {
+		v := control.Interface{Kind: i.Kind, Bind: i.Bind, Public: i.Public, State: control.Listening}
+		if i.err != nil {
+			v.State, v.Error = control.Failed, i.err.Error()
+		}
+		s.Interfaces = append(s.Interfaces, v)
+	}
+	for _, n := range d.spool.Notices() {
+		s.Notices = append(s.Notices, n.At.UTC().Format(time.RFC3339)+" "+n.Text)
+	}
+	for _, q := range d.spool.Queues() {
+		info := q.Info()
+		if info.Messages == 0 {
+			continue
+		}
+		s.Queues.Count++
+		s.Queues.Messages += info.Messages
+		s.Queues.Bytes += info.Bytes
+		s.Queues.OldestSeconds = max(s.Queues.OldestSeconds, info.Oldest.Seconds())
+	}
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(d.o.State, &fs); err == nil {
+		s.Disk.Free = int64(fs.Bavail) * fs.Bsize
+	}
+	s.Disk.Reserve, s.Disk.Full = d.spool.Reserve(), d.spool.Full()
+	return s, nil
+}
+
+// Users implements control.Daemon.
+func (d *Daemon) Users(context.Context) ([]control.User, error) {
+	var all []control.User
+	for _, u := range d.users.List() {
+		all = append(all, d.user(u))
+	}
+	return all, nil
+}
+
+// User implements control.Daemon.
+func (d *Daemon) User(_ context.Context, name string) (control.User, error) {
+	u, ok := d.users.Show(name)
+	if !ok {
+		return control.User{}, noUser(name)
+	}
+	return d.user(u), nil
+}
+
+func noUser(name string) error { return fmt.Errorf("user %s: %w", name, control.ErrNotFound) }
+
+func (d *Daemon) user(u identity.User) control.User {
+	v := control.User{Name: u.Name, Address: u.Address, Disabled: u.Disabled, Created: u.Created}
+	for _, dev := range u.Devices {
+		v.Devices = append(v.Devices, control.Device{
+			ID: dev.ID, Label: dev.Label, Fingerprint: dev.Key.Fingerprint(), Created: dev.Created, Seen: dev.Seen,
+			Online: d.host.Online(u.Address, dev.ID),
+		})
+	}
+	return v
+}
+
+// AddUser implements control.Daemon.
+func (d *Daemon) AddUser(ctx context.Context, name, password string) (control.User, error) {
+	if err := d.users.Add(ctx, name, password); err != nil {
+		return control.User{}, err
+	}
+	d.host.Refresh(name)
+	return d.User(ctx, name)
+}
+
+// SetPassword implements control.Daemon.
+func (d *Daemon) SetPassword(ctx context.Context, name, password string) error {
+	return d.known(name, d.users.SetPassword(ctx, name, password))
+}
+
+// DisableUser implements control.Daemon.
+func (d *Daemon) DisableUser(_ context.Context, name string, disabled bool) error {
+	defer d.host.Refresh(name)
+	return d.known(name, d.users.Disable(name, disabled))
+}
+
+// RemoveUser implements control.Daemon.
+func (d *Daemon) RemoveUser(_ context.Context, name string) error {
+	defer d.host.Refresh(name)
+	return d.known(name, d.users.Remove(name))
+}
+
+// known makes what identity says of a user that isn't there an ErrNotFound.
+func (d *Daemon) known(name string, err error) error {
+	var no *message.Refusal
+	if errors.As(err, &no) && no.Code == message.CodeNoUser {
+		return noUser(name)
+	}
+	return err
+}
+
+// Invites implements control.Daemon.
+func (d *Daemon) Invites(context.Context) ([]control.Invite, error) {
+	var all []control.Invite
+	for _, i := range d.users.Invites() {
+		all = append(all, control.Invite{Token: i.ID, Expires: i.Expires, Uses: i.Uses, User: i.User})
+	}
+	return all, nil
+}
+
+// Invite implements control.Daemon.
+func (d *Daemon) Invite(_ context.Context, r control.InviteRequest) (control.Invite, error) {
+	public := d.public()
+	if len(public) == 0 {
+		return control.Invite{}, message.Refuse(message.CodeInvalid, "no interface has an address to tell: set public in %s", d.o.Config)
+	}
+	valid := time.Duration(r.ValidSeconds) * time.Second
+	token, err := d.users.Invite(identity.InviteOptions{User: r.User, ValidFor: valid, Uses: r.Uses})
+	if err != nil {
+		return control.Invite{}, err
+	}
+	line := identity.Line{Server: d.config.Name, Addresses: public[:min(len(public), 16)], Key: d.key.Public(), User: r.User, Invite: token}
+	return control.Invite{Line: line.String(), Token: token, Expires: time.Now().Add(valid), Uses: r.Uses, User: r.User}, nil
+}
+
+// RevokeInvite implements control.Daemon.
+func (d *Daemon) RevokeInvite(_ context.Context, id string) error { return d.users.RevokeInvite(id) }
+
+// Sessions implements control.Daemon.
+func (d *Daemon) Sessions(context.Context) ([]control.Session, error) {
+	var all []control.Session
+	for _, i := range d.host.Sessions() {
+		all = append(all, control.Session{
+			ID: strconv.FormatUint(i.ID, 10), User: i.User, Device: i.Device, Remote: i.Remote, Kind: i.Kind, Since: i.Since,
+			BytesIn: int64(i.Read), BytesOut: int64(i.Written),
+			Sent: int64(i.Traffic.Submitted), Received: int64(i.Traffic.Acked), Waiting: i.Waits,
+		})
+	}
+	return all, nil
+}
+
+// CloseSession implements control.Daemon.
+func (d *Daemon) CloseSession(_ context.Context, id string) error {
+	n, err := strconv.ParseUint(id, 10, 64)
+	if err != nil || !d.host.End(n, message.Defer(message.CodeNotAllowed, 0, "an admin closed the session")) {
+		return fmt.Errorf("session %s: %w", id, control.ErrNotFound)
+	}
+	return nil
+}
+
+// Queues implements control.Daemon.
+func (d *Daemon) Queues(context.Context) ([]control.Queue, error) {
+	var all []control.Queue
+	for _, q := range d.spool.Queues() {
+		i := q.Info()
+		if i.Messages == 0 {
+			continue
+		}
+		all = append(all, control.Queue{
+			Name: i.Name, Messages: i.Messages, Bytes: i.Bytes, OldestSeconds: i.Oldest.Seconds(), InHand: i.InHand, Online: i.Pumped,
+		})
+	}
+	return all, nil
+}
+
+// Queue implements control.Daemon. Queues of a user are one list, device by device.
+func (d *Daemon) Queue(_ context.Context, p control.QueuePage) ([]control.QueueItem, error) {
+	queues := d.queuesOf(p.Name)
+	if len(queues) == 0 {
+		return nil, fmt.Errorf("queue %s: %w", p.Name, control.ErrNotFound)
+	}
+	var page []control.QueueItem
+	after := p.After
+	for _, q := range queues {
+		for _, i := range q.Items(after, p.Limit-len(page)) {
+			page = append(page, item(i))
+		}
+		if len(page) == p.Limit {
+			break
+		}
+		if len(page) > 0 {
+			after = message.ID{}
+		}
+	}
+	return page, nil
+}
+
+// queuesOf returns the queue of this name, or those of the user's devices.
+func (d *Daemon) queuesOf(name string) []*spool.Queue {
+	return slices.DeleteFunc(d.spool.Queues(), func(q *spool.Queue) bool {
+		return q.Name() != name && relay.Destination(q.Name()) != name
+	})
+}
+
+func item(i spool.Item) control.QueueItem {
+	v := control.QueueItem{
+		ID: i.ID, Bytes: int64(i.Bytes), AgeSeconds: i.Age.Seconds(), ExpiresSeconds: (i.Life - i.Age).Seconds(),
+		Priority: [...]string{"urgent", "normal", "bulk"}[i.Priority],
+		State:    map[spool.Where]string{spool.InHand: "in hand", spool.OnDisk: "on disk", spool.UnderWay: "under way"}[i.Where],
+	}
+	var e message.Envelope
+	if e.Parse(i.Envelope) == nil {
+		v.From, v.Kind = e.From, e.Kind.String()
+		if v.ID == (message.ID{}) {
+			v.ID = message.IDOf(i.Envelope)
+		}
+	}
+	return v
+}
+
+// RemoveFromQueue implements control.Daemon.
+func (d *Daemon) RemoveFromQueue(_ context.Context, name string, ids []message.ID) (removed int, err error) {
+	queues := d.queuesOf(name)
+	if len(queues) == 0 {
+		return 0, fmt.Errorf("queue %s: %w", name, control.ErrNotFound)
+	}
+	var turn spool.Turn
+	var l relay.Ledger
+	no := message.Refuse(message.CodeRemoved, "an admin of %s removed it", d.config.Name)
+	for _, q := range queues {
+		removed += q.Remove(ids, func(e *spool.Entry) { d.relay.Bounce(&turn, &l, q, e, message.Refused, no) })
+	}
+	d.relay.Close(&turn, &l)
+	turn.Run()
+	return removed, nil
+}
+
+// Trace implements control.Daemon: what happened here to a message that was on
+// this server's disk, and where it waits. What went from hand to hand has left no
+// trace: its sender knows.
+func (d *Daemon) Trace(_ context.Context, id message.ID) (control.Trace, error) {
+	t := control.Trace{ID: id}
+	for _, q := range d.spool.Queues() {
+		if at, ok := q.Since(id); ok {
+			t.Events = append(t.Events, control.TraceEvent{
+				At: at, Server: d.config.Name, Event: "held", Receiver: message.Address(relay.Destination(q.Name())), Detail: "waits in queue " + q.Name(),
+			})
+		}
+	}
+	for _, e := range d.relay.Trail(id) {
+		t.Events = append(t.Events, control.TraceEvent{At: e.At, Server: d.config.Name, Event: e.State.String(), Receiver: e.Receiver, Detail: e.Reason})
+	}
+	if len(t.Events) == 0 {
+		return t, fmt.Errorf("message %s: %w on this server's disk, now or lately; what went from hand to hand leaves no trace", id, control.ErrNotFound)
+	}
+	slices.SortStableFunc(t.Events, func(a, b control.TraceEvent) int { return a.At.Compare(b.At) })
+	return t, nil
+}
+
+// Reload implements control.Daemon. For now it checks what a restart would meet.
+func (d *Daemon) Reload(context.Context, time.Duration) error {
+	if _, err := config.Load(d.o.Config); err != nil {
+		return fmt.Errorf("%w:\n%w", control.ErrConfig, err)
+	}
+	return message.Refuse(message.CodeNotAllowed, "the configuration is good, and this version takes it at its next start only: systemctl restart noipchat")
+}
+
+// Metrics implements control.Daemon.
+func (d *Daemon) Metrics() http.Handler { return d.metrics }

@@ -1,0 +1,279 @@
+// Package client is the other side of a session: for the terminal client, for
+// bots, and for tests. A Client keeps one device's connection to its home up for
+// as long as Run runs, sends what is in the outbox, and stores what comes before
+// it acks it; the Store is what survives. Login makes the device.
+//
+// Run has, while connected, two goroutines: one reads, one sends; it joins both
+// before it returns. What a Client has learned is in the Store; Changed tells
+// that there is something new. On disk is the Store alone, see store.go.
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/identity"
+	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/transport"
+	"github.com/noipchat/noipchat/daemon/wire"
+)
+
+// Options are a client's measures; a zero means the default.
+type Options struct {
+	Agent     string        // the program and its version, for the server's log
+	Dial      Dialer        // default: TCP
+	Connect   time.Duration // how long connecting and logging in may take (10 s)
+	FirstWait time.Duration // before the first new attempt (15 ms); it doubles
+	MaxWait   time.Duration // up to this (60 s), and each is shortened by up to a half, at random
+	Window    wire.Window   // what we take before we ack (1,024 envelopes, 4 MiB)
+	Log       *slog.Logger
+}
+
+// Dialer connects to an address.
+type Dialer func(ctx context.Context, address string) (transport.Conn, error)
+
+func (o *Options) setDefaults() {
+	if o.Agent == "" {
+		o.Agent = "noipchat"
+	}
+	if o.Dial == nil {
+		o.Dial = func(ctx context.Context, address string) (transport.Conn, error) {
+			return transport.Dial(ctx, "tcp", "", address)
+		}
+	}
+	if o.Connect == 0 {
+		o.Connect = 10 * time.Second
+	}
+	if o.FirstWait == 0 {
+		o.FirstWait = 15 * time.Millisecond
+	}
+	if o.MaxWait == 0 {
+		o.MaxWait = time.Minute
+	}
+	if o.Window.Count == 0 {
+		o.Window = wire.Window{Count: 1024, Bytes: 4 << 20}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+// ErrNoAccount says that the profile has no device yet.
+var ErrNoAccount = errors.New("this profile has no account yet")
+
+// Client is one device at its home.
+type Client struct {
+	// fixed
+	store   *Store
+	o       Options
+	account Account
+	key     identity.Key
+	server  identity.PublicKey
+
+	kick chan struct{} // there is something in the outbox
+
+	mu      sync.Mutex // guards what follows
+	changed chan struct{}
+	link    *link // nil while there is no session
+	lastErr error // why there is none
+}
+
+// New makes the client of the account in store.
+func New(store *Store, o Options) (*Client, error) {
+	o.setDefaults()
+	account, ok, err := store.Account()
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, ErrNoAccount
+	}
+	server, err := identity.ParsePublicKey(account.ServerKey)
+	if err != nil {
+		return nil, fmt.Errorf("the key of %s in this profile: %w", account.Address.Server(), err)
+	}
+	return &Client{
+		store: store, o: o, account: account, key: identity.KeyFromSeed(account.Seed), server: server,
+		kick: make(chan struct{}, 1), changed: make(chan struct{}),
+	}, nil
+}
+
+// Account returns whose device this is.
+func (c *Client) Account() Account { return c.account }
+
+// Store returns the store.
+func (c *Client) Store() *Store { return c.store }
+
+// Send stores a message and has it sent as soon as there is a session.
+func (c *Client) Send(ctx context.Context, o Outgoing) (Message, error) {
+	m, err := c.store.Enqueue(ctx, o)
+	if err == nil {
+		c.Kick()
+	}
+	return m, err
+}
+
+// Kick has the outbox looked at: somebody else has put something in.
+func (c *Client) Kick() {
+	select {
+	case c.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Changed returns a channel that is closed when something changes: messages,
+// states, or the connection. Ask for it before you look.
+func (c *Client) Changed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
+
+func (c *Client) change(set func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if set != nil {
+		set()
+	}
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// Connected tells whether there is a session, and if not, why the last attempt
+// failed; nil if there was none yet.
+func (c *Client) Connected() (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.link != nil, c.lastErr
+}
+
+// Final tells that an error of Run's is one that trying again doesn't help.
+func Final(err error) bool {
+	var no *message.Refusal
+	var changed *identity.ChangedKeyError
+	return errors.As(err, &changed) || errors.As(err, &no) && no.Permanent
+}
+
+// Run keeps the session up until ctx is done. It returns nil then, or an error
+// that trying again doesn't help: the home refuses the device, or shows another key.
+func (c *Client) Run(ctx context.Context) error {
+	wait := c.o.FirstWait
+	for {
+		began := time.Now()
+		err := c.connect(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		c.change(func() { c.link, c.lastErr = nil, err })
+		if Final(err) {
+			return err
+		}
+		if time.Since(began) > c.o.MaxWait {
+			wait = c.o.FirstWait // it was up for a while
+		}
+		pause := wait - rand.N(wait/2+1)
+		var no *message.Refusal
+		if errors.As(err, &no) && no.After > 0 {
+			pause = no.After + rand.N(no.After/2+1) // all have been told the same
+		}
+		c.o.Log.Info("no session", "error", err, "again in", pause.Round(time.Millisecond).String())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		wait = min(2*wait, c.o.MaxWait)
+	}
+}
+
+// connect tries the addresses in turn, and converses over the first that works
+// until that ends.
+func (c *Client) connect(ctx context.Context) error {
+	errs := []error{fmt.Errorf("no address of %s is known", c.account.Address.Server())}
+	for i, address := range c.account.Servers {
+		if i == 0 {
+			errs = nil
+		}
+		met, err := open(ctx, address, c.o, c.key, c.meet)
+		if err == nil {
+			return c.converse(ctx, met)
+		}
+		errs = append(errs, err)
+		if Final(err) || ctx.Err() != nil {
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// meet checks who answers, and says who we are.
+func (c *Client) meet(hello wire.ServerHello) (wire.ClientHello, error) {
+	home := c.account.Address.Server()
+	if hello.Key != c.server {
+		return wire.ClientHello{}, &identity.ChangedKeyError{Name: home, Want: c.server, Got: hello.Key}
+	}
+	return wire.ClientHello{Agent: c.o.Agent, Window: c.o.Window, Method: wire.ByDevice, User: c.account.Address.User()}, nil
+}
+
+// meeting is a login that went well.
+type meeting struct {
+	conn    *wire.Conn
+	hello   wire.ServerHello
+	welcome wire.Welcome
+	address string
+	early   [][]byte // frames that came with the welcome
+}
+
+// open connects, shakes hands and logs in. With an error there is no connection
+// left, and only hello may be of use.
+func open(ctx context.Context, address string, o Options, key identity.Key, meet func(wire.ServerHello) (wire.ClientHello, error)) (m meeting, err error) {
+	m.address = address
+	ctx, cancel := context.WithTimeout(ctx, o.Connect)
+	defer cancel()
+	conn, err := o.Dial(ctx, address)
+	if err != nil {
+		return m, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer func() {
+		if !stop() && err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			conn.Close()
+			err = fmt.Errorf("%s: %w", address, err)
+		}
+	}()
+	m.conn, err = wire.Open(conn, key, func(h wire.ServerHello) (wire.ClientHello, error) {
+		m.hello = h
+		return meet(h)
+	})
+	for answered := false; err == nil && !answered; {
+		err = m.conn.Receive(func(plain []byte) error {
+			if answered {
+				m.early = append(m.early, plain)
+				return nil
+			}
+			t, body, rest, err := wire.Next(plain)
+			if err != nil {
+				return err
+			}
+			if t != wire.WelcomeFrame {
+				return fmt.Errorf("%w: a %v where a welcome belongs", wire.ErrProtocol, t)
+			}
+			answered = true
+			m.early = append(m.early, rest)
+			m.welcome, err = wire.ParseWelcome(body)
+			return err
+		})
+	}
+	if err == nil && m.welcome.No != nil {
+		err = m.welcome.No
+	}
+	return m, err
+}

@@ -1,0 +1,468 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/wire"
+)
+
+// link is a session, seen from the device.
+type link struct {
+	// fixed
+	c     *Client
+	conn  *wire.Conn
+	hello wire.ServerHello
+	quiet time.Duration
+
+	heard, said atomic.Int64 // nanoseconds since began
+	began       time.Time
+
+	// of the reader
+	early    [][]byte
+	incoming []Incoming
+	ack      wire.Ack
+
+	// of the sender
+	after [message.Priorities]uint64 // the outbox was read up to here
+	later []delayed                  // what the home would not take yet
+
+	mu       sync.Mutex // guards what follows
+	control  []byte
+	received uint64             // envelope frames that are stored
+	acked    uint64             // of which we have told
+	ready    []*flight          // launched and not written, in the order of their numbers
+	flights  map[uint64]*flight // by number of frame
+	next     uint64
+	bytes    int
+	calls    map[uint64]chan wire.Reply
+	lastCall uint64
+}
+
+// flight is an envelope on its way to the home.
+type flight struct {
+	Pending
+	open     uint64           // receivers of whom we have heard nothing
+	declined []wire.Exception // who could not be served yet
+}
+
+type delayed struct {
+	f   flight
+	due time.Time
+}
+
+// converse is a session from its welcome to its end.
+func (c *Client) converse(ctx context.Context, m meeting) error {
+	conn, welcome, address := m.conn, m.welcome, m.address
+	if welcome.Device != c.account.Device {
+		conn.Close()
+		return fmt.Errorf("%s: %w: it calls this device %v, and it is %v", address, wire.ErrProtocol, welcome.Device, c.account.Device)
+	}
+	l := &link{
+		c: c, conn: conn, hello: m.hello, early: m.early, began: time.Now(), next: 1,
+		flights: map[uint64]*flight{}, calls: map[uint64]chan wire.Reply{},
+	}
+	if idle := time.Duration(m.hello.Idle) * time.Second; idle > 0 && !conn.Transport().Properties().Quiet() {
+		l.quiet = max(idle/3, time.Second)
+	}
+	c.o.Log.Info("a session", "server", address, "waiting", welcome.Waiting)
+	c.change(func() { c.link, c.lastErr = l, nil })
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(l.read)
+	g.Go(func() error {
+		defer conn.Close() // ends the reader
+		return l.send(ctx)
+	})
+	err := g.Wait()
+	c.change(func() { c.link = nil })
+	l.mu.Lock()
+	for n, call := range l.calls {
+		delete(l.calls, n)
+		close(call)
+	}
+	l.mu.Unlock()
+	if err == nil || errors.Is(err, io.EOF) {
+		err = errors.New("the connection was closed")
+	}
+	return fmt.Errorf("%s: %w", address, err)
+}
+
+func (l *link) now() int64 { return int64(time.Since(l.began)) }
+
+// read stores what comes, one transaction for what came at once, and acks it.
+func (l *link) read() error {
+	for {
+		var err error
+		if l.early != nil {
+			for _, plain := range l.early {
+				err = errors.Join(err, l.each(plain))
+			}
+			l.early = nil
+		} else {
+			err = l.conn.Receive(l.each)
+		}
+		l.heard.Store(l.now())
+		if len(l.incoming) > 0 {
+			results, storeErr := l.c.store.Receive(l.incoming)
+			if storeErr != nil {
+				return fmt.Errorf("storing what came: %w", storeErr) // not acked: it comes again
+			}
+			for i := range results {
+				if results[i].Err != nil {
+					l.c.o.Log.Warn("a message could not be used", "from", string(l.incoming[i].Envelope.From), "reason", results[i].Err)
+				}
+			}
+			l.mu.Lock()
+			l.received += uint64(len(l.incoming))
+			l.mu.Unlock()
+			clear(l.incoming)
+			l.incoming = l.incoming[:0]
+			l.c.change(nil)
+			l.flush()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (l *link) flush() {
+	l.said.Store(l.now())
+	l.conn.Flush(l) // an error ends the reader
+}
+
+func (l *link) each(plain []byte) error {
+	for len(plain) > 0 {
+		t, body, rest, err := wire.Next(plain)
+		if err != nil {
+			return err
+		}
+		plain = rest
+		switch t {
+		case wire.EnvelopeFrame:
+			err = l.take(body)
+		case wire.AckFrame:
+			err = l.settle(body)
+		case wire.PingFrame:
+			l.mu.Lock()
+			l.control = wire.AppendPong(l.control)
+			l.mu.Unlock()
+			l.flush()
+		case wire.PongFrame:
+		case wire.AnswerFrame:
+			err = l.answer(body)
+		case wire.GoodbyeFrame:
+			var why *message.Refusal
+			if why, err = wire.ParseGoodbye(body); err == nil {
+				err = why
+			}
+		default:
+			err = wire.Skip(t)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *link) take(body []byte) error {
+	_, raw, err := wire.ParseEnvelope(body)
+	if err != nil {
+		return err
+	}
+	e := new(message.Envelope)
+	if err := e.Parse(raw); err != nil {
+		return fmt.Errorf("%w: %w", wire.ErrProtocol, err)
+	}
+	if len(l.incoming) >= l.c.o.Window.Count {
+		return fmt.Errorf("%w: more under way than the window", wire.ErrProtocol)
+	}
+	l.incoming = append(l.incoming, Incoming{Envelope: e, At: time.Now(), Server: l.hello.Name})
+	return nil
+}
+
+// settle stores what the home says of what we sent.
+func (l *link) settle(body []byte) error {
+	a := &l.ack
+	if err := wire.ParseAck(body, a); err != nil {
+		return err
+	}
+	now := time.Now()
+	var settled []Settled
+	var again []flight
+	l.mu.Lock()
+	for _, x := range a.Exceptions {
+		f := l.flights[x.Number]
+		if f == nil || f.open&(1<<x.Receiver) == 0 {
+			l.mu.Unlock()
+			return fmt.Errorf("%w: it speaks of receiver %d of frame %d", wire.ErrProtocol, x.Receiver, x.Number)
+		}
+		f.open &^= 1 << x.Receiver
+		switch {
+		case x.Refusal != nil && !x.Refusal.Permanent:
+			f.declined = append(f.declined, x)
+		case x.Refusal != nil:
+			settled = append(settled, Settled{Counter: f.Counter, Receiver: x.Receiver, State: x.State, Code: x.Refusal.Code, Reason: x.Refusal.Reason, At: now})
+		default:
+			settled = append(settled, Settled{Counter: f.Counter, Receiver: x.Receiver, State: x.State, At: now})
+		}
+	}
+	for n, f := range l.flights {
+		if n > a.Upto && !a.Beyond.Has(n) {
+			continue
+		}
+		for _, r := range f.Open {
+			if f.open&(1<<r) != 0 {
+				settled = append(settled, Settled{Counter: f.Counter, Receiver: r, State: message.Delivered, At: now})
+			}
+		}
+		l.bytes -= len(f.Raw)
+		delete(l.flights, n)
+		if len(f.declined) > 0 {
+			again = append(again, *f)
+		}
+	}
+	l.mu.Unlock()
+	if len(settled) > 0 {
+		if _, err := l.c.store.Settle(settled); err != nil {
+			return fmt.Errorf("storing what became of a message: %w", err)
+		}
+		l.c.change(nil)
+	}
+	if len(again) > 0 {
+		l.mu.Lock()
+		for _, f := range again {
+			l.postponeLocked(f, now)
+		}
+		l.mu.Unlock()
+	}
+	l.c.Kick() // the window has room
+	return nil
+}
+
+// postponeLocked has an envelope sent again, to those who could not be served.
+func (l *link) postponeLocked(f flight, now time.Time) {
+	wait := 5 * time.Second
+	f.Open = nil
+	for _, x := range f.declined {
+		f.Open = append(f.Open, x.Receiver)
+		wait = max(wait, x.Refusal.After)
+		l.c.o.Log.Info("a message is kept for later", "id", f.ID.String(), "reason", x.Refusal.Error())
+	}
+	f.declined = nil
+	l.later = append(l.later, delayed{f, now.Add(wait)})
+}
+
+// send sends what the outbox has, and pings after silence, until ctx is done.
+func (l *link) send(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		if err := l.fill(); err != nil {
+			return err
+		}
+		wait, err := l.keepAlive()
+		if err != nil {
+			return err
+		}
+		l.mu.Lock()
+		for _, d := range l.later {
+			wait = min(wait, max(time.Until(d.due), time.Millisecond))
+		}
+		l.mu.Unlock()
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.c.kick:
+		case <-timer.C:
+		}
+	}
+}
+
+// keepAlive pings if nothing was heard for a while, and gives up if that wasn't
+// answered. It tells when to look again.
+func (l *link) keepAlive() (time.Duration, error) {
+	if l.quiet == 0 {
+		return time.Hour, nil
+	}
+	silent := time.Duration(l.now() - l.heard.Load())
+	switch {
+	case silent > l.quiet+max(l.quiet/4, 10*time.Second):
+		return 0, fmt.Errorf("nothing was heard for %v: %w", silent.Round(time.Second), os.ErrDeadlineExceeded)
+	case silent >= l.quiet:
+		l.mu.Lock()
+		if len(l.control) == 0 {
+			l.control = wire.AppendPing(l.control)
+		}
+		l.mu.Unlock()
+		l.flush()
+		return max(l.quiet/8, time.Second), nil
+	}
+	return l.quiet - silent, nil
+}
+
+// fill takes from the outbox what the home's window has room for.
+func (l *link) fill() error {
+	some := false
+	l.mu.Lock()
+	now := time.Now()
+	keep := l.later[:0]
+	for _, d := range l.later {
+		if now.After(d.due) && l.roomLocked() {
+			l.launchLocked(d.f)
+			some = true
+		} else {
+			keep = append(keep, d)
+		}
+	}
+	l.later = keep
+	l.mu.Unlock()
+	for p := range l.after {
+		for {
+			l.mu.Lock()
+			room := l.roomLocked()
+			l.mu.Unlock()
+			if !room {
+				break
+			}
+			pending, err := l.c.store.Outbox(message.Priority(p), l.after[p], 64)
+			if err != nil {
+				return err
+			}
+			if len(pending) == 0 {
+				break
+			}
+			l.mu.Lock()
+			for _, m := range pending {
+				if !l.roomLocked() {
+					break
+				}
+				l.after[p] = m.Counter
+				l.launchLocked(flight{Pending: m})
+				some = true
+			}
+			l.mu.Unlock()
+		}
+	}
+	if some {
+		l.flush()
+	}
+	return nil
+}
+
+func (l *link) roomLocked() bool {
+	w := l.hello.Window
+	return len(l.flights) < w.Count && l.bytes+message.MaxEnvelope <= w.Bytes
+}
+
+func (l *link) launchLocked(f flight) {
+	f.open = 0
+	for _, r := range f.Open {
+		f.open |= 1 << r
+	}
+	l.ready = append(l.ready, &f)
+	l.flights[l.next] = &f
+	l.next++
+	l.bytes += len(f.Raw)
+}
+
+// Fill implements wire.Source.
+func (l *link) Fill(b []byte, room int) ([]byte, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	start := len(b)
+	left := func() int { return room - (len(b) - start) }
+	if len(l.control) > left() {
+		return b, true
+	}
+	b = append(b, l.control...)
+	l.control = l.control[:0]
+	if l.received > l.acked {
+		if left() < 32 {
+			return b, true
+		}
+		l.acked = l.received
+		b = wire.AppendAck(b, &wire.Ack{Upto: l.acked})
+	}
+	for i, f := range l.ready {
+		t := wire.Transit{Open: f.open, Age: uint32(min(max(time.Since(f.Created)/time.Second, 0), 1<<32-1))}
+		if wire.EnvelopeSize(t, f.Raw) > left() {
+			l.ready = append(l.ready[:0], l.ready[i:]...)
+			return b, true
+		}
+		b = wire.AppendEnvelope(b, t, f.Raw)
+	}
+	clear(l.ready)
+	l.ready = l.ready[:0]
+	return b, false
+}
+
+func (l *link) answer(body []byte) error {
+	reply, err := wire.ParseReply(body)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	call := l.calls[reply.Number]
+	delete(l.calls, reply.Number)
+	l.mu.Unlock()
+	if call == nil {
+		return fmt.Errorf("%w: an answer to nothing", wire.ErrProtocol)
+	}
+	call <- reply
+	return nil
+}
+
+// Ask sends a request over the session, for which it waits, and returns the
+// results. The error may be a *message.Refusal. If the session ends before the
+// answer, nobody knows whether it was done.
+func (c *Client) Ask(ctx context.Context, op wire.Op, args ...string) ([]string, error) {
+	for {
+		changed := c.Changed()
+		c.mu.Lock()
+		l := c.link
+		c.mu.Unlock()
+		if l != nil {
+			return l.ask(ctx, op, args)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+func (l *link) ask(ctx context.Context, op wire.Op, args []string) ([]string, error) {
+	call := make(chan wire.Reply, 1)
+	l.mu.Lock()
+	l.lastCall++
+	n := l.lastCall
+	l.calls[n] = call
+	l.control = wire.AppendRequest(l.control, wire.Request{Number: n, Op: op, Args: args})
+	l.mu.Unlock()
+	l.flush()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case reply, ok := <-call:
+		if !ok {
+			return nil, errors.New("the session ended before the answer came")
+		}
+		if reply.No != nil {
+			return nil, reply.No
+		}
+		return reply.Results, nil
+	}
+}

@@ -1,0 +1,148 @@
+package client
+
+import (
+	"database/sql"
+	"strings"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/message"
+)
+
+// Message is one entry of the history. Its fields are copies: nothing in it
+// shares memory with what came from the network.
+type Message struct {
+	Seq        int64             `json:"seq"` // the order in which this profile got to know its messages
+	ID         message.ID        `json:"id"`
+	Out        bool              `json:"out"` // written here
+	From       message.Address   `json:"from"`
+	Device     message.DeviceID  `json:"device"`
+	Counter    uint64            `json:"counter"`
+	To         []message.Address `json:"to"`
+	Recipients []Recipient       `json:"recipients,omitempty"` // of an outgoing message, in the order of To
+	State      string            `json:"state"`                // see StateUnsupported
+	Kind       message.Kind      `json:"kind"`
+	Created    time.Time         `json:"created"` // by the sender's clock
+	At         time.Time         `json:"at"`      // when it was written or came in, by our clock
+	Server     string            `json:"server,omitempty"`
+	Body       string            `json:"text"`
+}
+
+// StateUnsupported is the state of a message that came in and that this program
+// can't read. Any other has the name of a message.State: one that came in is
+// delivered, and read once it was shown; an outgoing one is as far as the
+// receiver who is behind the others.
+const StateUnsupported = "unsupported"
+
+// Recipient is what became of an outgoing message for one of its receivers.
+type Recipient struct {
+	Address message.Address `json:"address"`
+	State   message.State   `json:"state"`
+	Code    message.Code    `json:"code,omitempty"`
+	Reason  string          `json:"reason,omitempty"`
+	At      time.Time       `json:"at"` // when we learned of the state
+}
+
+// Change is a state that has risen.
+type Change struct {
+	ID       message.ID      `json:"id"`
+	Counter  uint64          `json:"counter"`
+	Receiver message.Address `json:"receiver"`
+	State    message.State   `json:"state"`
+	Code     message.Code    `json:"code,omitempty"`
+	Reason   string          `json:"reason,omitempty"`
+	At       time.Time       `json:"at"`
+}
+
+// The values of the column shown, which is null in what is no text that came in.
+const (
+	notShown = iota
+	shown
+	receipted // and the read receipt is on its way
+)
+
+// messageColumns are what scanMessage reads, of a table that is called m.
+const messageColumns = "m.seq, " + messageFields
+
+const messageFields = "m.id, m.out, m.sender, m.device, m.counter, m.kind, m.created, m.at, m.server, m.receivers, m.shown, m.body"
+
+// ofPeople leaves out receipts and bounces: those that wait in the outbox, and
+// those that came in sealed.
+const ofPeople = "m.kind NOT IN (3, 4)"
+
+func scanMessage(row scanner) (m Message, err error) {
+	var id, body []byte
+	var device, created, at int64
+	var to string
+	var reading sql.NullInt64
+	err = row.Scan(&m.Seq, &id, &m.Out, &m.From, &device, &m.Counter, &m.Kind, &created, &at, &m.Server, &to, &reading, &body)
+	if err != nil {
+		return m, err
+	}
+	copy(m.ID[:], id)
+	m.Device = message.DeviceID(device)
+	m.Created, m.At = storedTime(created), storedTime(at)
+	for a := range strings.FieldsSeq(to) {
+		m.To = append(m.To, message.Address(a))
+	}
+	switch {
+	case m.Out:
+		m.Body = string(body)
+	case !reading.Valid:
+		m.State = StateUnsupported
+	case reading.Int64 == notShown:
+		m.Body, m.State = string(body), message.Delivered.String()
+	default:
+		m.Body, m.State = string(body), message.Read.String()
+	}
+	return m, nil
+}
+
+// scanMessages reads all rows and closes them.
+func scanMessages(rows *sql.Rows) (messages []Message, err error) {
+	defer rows.Close()
+	for rows.Next() {
+		m, err := scanMessage(rows)
+		if err != nil {
+			return nil, err
+		}
+		messages = append(messages, m)
+	}
+	return messages, rows.Err()
+}
+
+// addRecipients fills in what became of m, if it is an outgoing message.
+func (s *Store) addRecipients(m *Message) error {
+	if !m.Out {
+		return nil
+	}
+	rows, err := s.db.Query("SELECT receiver, state, code, reason, at FROM recipient WHERE message = ? ORDER BY position", m.Seq)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	behind := message.Read
+	for rows.Next() {
+		var r Recipient
+		var at int64
+		if err := rows.Scan(&r.Address, &r.State, &r.Code, &r.Reason, &at); err != nil {
+			return err
+		}
+		r.At = storedTime(at)
+		behind = min(behind, r.State)
+		m.Recipients = append(m.Recipients, r)
+	}
+	m.State = behind.String()
+	return rows.Err()
+}
+
+// joined makes the column receivers.
+func joined(to []message.Address) string {
+	var b strings.Builder
+	for i, a := range to {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(string(a))
+	}
+	return b.String()
+}

@@ -1,0 +1,126 @@
+package client
+
+import "fmt"
+
+// storeSchemas are the steps from each version of the schema to the next one; a
+// file's version is its user_version. A step that was in a release is never
+// changed. Times are milliseconds since 1970. Devices are 64-bit numbers, which
+// SQLite shows as signed.
+var storeSchemas = [...]string{schema1}
+
+const schema1 = `
+-- Who this profile is; one row. counter is the last that an envelope took.
+CREATE TABLE account (
+	one        INTEGER PRIMARY KEY CHECK (one = 1),
+	address    TEXT    NOT NULL,
+	device     INTEGER NOT NULL,
+	seed       BLOB    NOT NULL,
+	server_key TEXT    NOT NULL,
+	servers    TEXT    NOT NULL, -- ip:port, one a line, in the order of trying
+	created    INTEGER NOT NULL,
+	counter    INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- The keys of servers, and why each is trusted.
+CREATE TABLE server (
+	name  TEXT PRIMARY KEY,
+	key   TEXT NOT NULL,
+	trust TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The history. An outgoing receipt is here too, but only until it is sent.
+-- AUTOINCREMENT, because a cursor must not meet a number for the second time.
+CREATE TABLE message (
+	seq       INTEGER PRIMARY KEY AUTOINCREMENT,
+	id        BLOB    NOT NULL,
+	out       INTEGER NOT NULL, -- 1: written here, 0: came in
+	sender    TEXT    NOT NULL,
+	device    INTEGER NOT NULL,
+	counter   INTEGER NOT NULL,
+	kind      INTEGER NOT NULL,
+	created   INTEGER NOT NULL, -- by the sender's clock
+	at        INTEGER NOT NULL, -- when it was written, or came in, by our clock
+	server    TEXT    NOT NULL, -- where it came in
+	receivers TEXT    NOT NULL, -- addresses in the envelope's order, with spaces between
+	shown     INTEGER,          -- of a text that came in: 0 not yet, 1 shown, 2 and its read receipt was written
+	body      ANY               -- a text; or of what this program can't read the whole envelope, for one that can
+) STRICT;
+CREATE INDEX message_id     ON message (id);
+CREATE INDEX message_sender ON message (sender, seq) WHERE out = 0;
+CREATE INDEX message_sent   ON message (device, counter) WHERE out = 1;
+CREATE INDEX message_shown  ON message (seq) WHERE shown = 1;
+
+-- What became of an outgoing message for each of its receivers.
+CREATE TABLE recipient (
+	message  INTEGER NOT NULL REFERENCES message ON DELETE CASCADE,
+	position INTEGER NOT NULL, -- in the envelope's list
+	receiver TEXT    NOT NULL,
+	state    INTEGER NOT NULL,
+	code     INTEGER NOT NULL DEFAULT 0,
+	reason   TEXT    NOT NULL DEFAULT '',
+	at       INTEGER NOT NULL,
+	PRIMARY KEY (message, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX recipient_receiver ON recipient (receiver, message);
+
+-- Envelopes with a receiver that is still in the state queued.
+CREATE TABLE outbox (
+	counter  INTEGER PRIMARY KEY,
+	message  INTEGER NOT NULL UNIQUE REFERENCES message ON DELETE CASCADE,
+	priority INTEGER NOT NULL,
+	raw      BLOB    NOT NULL
+) STRICT;
+CREATE INDEX outbox_order ON outbox (priority, counter);
+
+-- The counters that came from a device, as ranges that don't touch.
+CREATE TABLE seen (
+	sender TEXT    NOT NULL,
+	device INTEGER NOT NULL,
+	first  INTEGER NOT NULL,
+	last   INTEGER NOT NULL,
+	PRIMARY KEY (sender, device, first)
+) STRICT, WITHOUT ROWID;
+
+-- How far each reader has come: the last seq that it has.
+CREATE TABLE cursor (
+	name TEXT PRIMARY KEY,
+	seq  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+`
+
+// storeApplication is "NIPC", the application_id of a file of ours.
+const storeApplication = 0x4e495043
+
+// version returns the version of the file's schema, 0 for a new file, or says
+// why the file can't be used. It changes nothing.
+func (s *Store) version() (version int, err error) {
+	var application, tables int
+	err = s.row(`SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema)
+		FROM pragma_user_version, pragma_application_id`).Scan(&version, &application, &tables)
+	switch {
+	case err != nil:
+		return 0, err
+	case tables > 0 && application != storeApplication:
+		return 0, fmt.Errorf("%s is a database of another program", s.path)
+	case version > len(storeSchemas):
+		return 0, fmt.Errorf("%s has schema %d, of a newer version of this program, which knows schemas up to %d", s.path, version, len(storeSchemas))
+	}
+	return version, nil
+}
+
+// migrate brings the file to the newest schema, in one transaction.
+func (s *Store) migrate() error {
+	return s.write("making the tables", func() error {
+		version, err := s.version() // another process may have been faster
+		if err != nil {
+			return err
+		}
+		for ; version < len(storeSchemas); version++ {
+			if _, err := s.exec(storeSchemas[version]); err != nil {
+				return err
+			}
+		}
+		_, err = s.exec(fmt.Sprintf("PRAGMA application_id = %d; PRAGMA user_version = %d", storeApplication, version))
+		return err
+	})
+}

@@ -1,0 +1,132 @@
+package control
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/message"
+)
+
+// A request is the body of a call. Its check is made before the Daemon sees it,
+// and fails with a refusal; its subject is what the log says that it was about,
+// never a secret.
+type request interface {
+	check() error
+	subject() string
+}
+
+// decode reads the one JSON object that body holds. Fields that r doesn't have
+// are errors: a caller who says more than we understand must not be told "done".
+func decode(body io.Reader, r any) error {
+	d := json.NewDecoder(body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(r); err != nil {
+		return fmt.Errorf("%w: reading the request: %v", ErrProtocol, err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: the request goes on behind its object", ErrProtocol)
+	}
+	return nil
+}
+
+// nothing is the request of a call that needs none; it has no body.
+type nothing struct{}
+
+func (nothing) check() error    { return nil }
+func (nothing) subject() string { return "" }
+
+type userName struct {
+	Name string `json:"name"`
+}
+
+func (r userName) check() error    { return checkName(r.Name) }
+func (r userName) subject() string { return r.Name }
+
+func checkName(name string) error {
+	if err := message.CheckName(name); err != nil {
+		return message.Refuse(message.CodeInvalid, "%v", err)
+	}
+	return nil
+}
+
+type credentials struct {
+	userName
+	Password string `json:"password"`
+}
+
+type disabling struct {
+	userName
+	Disabled bool `json:"disabled"`
+}
+
+func (r InviteRequest) subject() string { return r.User }
+func (r InviteRequest) check() error {
+	switch {
+	case r.ValidSeconds <= 0 || r.ValidSeconds > int64(maxSeconds):
+		return message.Refuse(message.CodeInvalid, "an invitation can't be valid for %d seconds", r.ValidSeconds)
+	case r.Uses <= 0:
+		return message.Refuse(message.CodeInvalid, "an invitation can't be for %d uses", r.Uses)
+	case r.User != "":
+		return checkName(r.User)
+	}
+	return nil
+}
+
+// maxSeconds is what a time.Duration holds.
+const maxSeconds = time.Duration(1<<63-1) / time.Second
+
+type inviteToken struct {
+	Token string `json:"token"`
+}
+
+func (inviteToken) check() error    { return nil }
+func (inviteToken) subject() string { return "" } // it is a secret
+
+type sessionID struct {
+	ID string `json:"id"`
+}
+
+func (sessionID) check() error      { return nil }
+func (r sessionID) subject() string { return r.ID }
+
+func (r QueuePage) subject() string { return r.Name }
+func (r QueuePage) check() error {
+	if r.Limit < 0 || r.Limit > PageMax {
+		return message.Refuse(message.CodeInvalid, "limit %d: want 1 to %d", r.Limit, PageMax)
+	}
+	return nil
+}
+
+type removal struct {
+	Name string       `json:"name"`
+	IDs  []message.ID `json:"ids"`
+}
+
+func (removal) check() error      { return nil }
+func (r removal) subject() string { return fmt.Sprintf("%s: %d messages", r.Name, len(r.IDs)) }
+
+type removed struct {
+	Removed int `json:"removed"`
+}
+
+type messageID struct {
+	ID message.ID `json:"id"`
+}
+
+func (messageID) check() error      { return nil }
+func (r messageID) subject() string { return r.ID.String() }
+
+type reloading struct {
+	ConfirmSeconds int64 `json:"confirm_seconds,omitempty"`
+}
+
+func (reloading) subject() string { return "" }
+func (r reloading) check() error {
+	if r.ConfirmSeconds < 0 || r.ConfirmSeconds > int64(maxSeconds) {
+		return message.Refuse(message.CodeInvalid, "can't wait %d seconds for a confirmation", r.ConfirmSeconds)
+	}
+	return nil
+}

@@ -1,0 +1,181 @@
+package control
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/message"
+)
+
+// List is a slice that is [] in JSON when it is nil, so that a script can always
+// run over it.
+type List[T any] []T
+
+// MarshalJSON never writes null.
+func (l List[T]) MarshalJSON() ([]byte, error) {
+	if l == nil {
+		return []byte("[]"), nil
+	}
+	return json.Marshal([]T(l))
+}
+
+// Status is what runs. Texts in it may come from strangers (an error that quotes
+// a file, a notice); none of the views is fit for a terminal as it is.
+type Status struct {
+	Version     string             `json:"version"`
+	Server      string             `json:"server"` // its name
+	Key         string             `json:"key"`    // "noip1…", public
+	Fingerprint string             `json:"fingerprint"`
+	PID         int                `json:"pid"`
+	Started     time.Time          `json:"started"`
+	State       string             `json:"state"` // the state directory
+	Config      Config             `json:"config"`
+	Interfaces  List[Interface]    `json:"interfaces"`
+	Users       int                `json:"users"`
+	Sessions    int                `json:"sessions"`
+	Queues      QueueSum           `json:"queues"`
+	Disk        Disk               `json:"disk"`
+	Notices     List[string]       `json:"notices"` // what an admin should look at: damage that was set aside
+	Counters    map[string]float64 `json:"counters"`
+}
+
+// Config is which configuration is live, and the error of the last reload, if it
+// was refused.
+type Config struct {
+	Path        string    `json:"path"`
+	Loaded      time.Time `json:"loaded"`
+	LastError   string    `json:"last_error,omitempty"`
+	LastErrorAt time.Time `json:"last_error_at,omitzero"`
+}
+
+// The states of an interface.
+const (
+	Listening = "listening"
+	Failed    = "failed"
+)
+
+// Interface is an address that the daemon listens on, or could not.
+type Interface struct {
+	Kind   string       `json:"kind"`
+	Bind   string       `json:"bind"`
+	Public List[string] `json:"public"`
+	State  string       `json:"state"`
+	Error  string       `json:"error,omitempty"` // why it failed
+}
+
+// QueueSum is all queues together.
+type QueueSum struct {
+	Count         int     `json:"count"`
+	Messages      int     `json:"messages"`
+	Bytes         int64   `json:"bytes"`
+	OldestSeconds float64 `json:"oldest_seconds"`
+}
+
+// Disk is the file system of the state directory, in bytes.
+type Disk struct {
+	Free    int64 `json:"free"`
+	Reserve int64 `json:"reserve"` // kept free, so that queues can drain
+	Full    bool  `json:"full"`    // nothing is accepted any more
+}
+
+// User is an account of this server.
+type User struct {
+	Name     string          `json:"name"`
+	Address  message.Address `json:"address"`
+	Disabled bool            `json:"disabled"`
+	Created  time.Time       `json:"created"`
+	Devices  List[Device]    `json:"devices"`
+}
+
+// Device is one of a user's devices. Its label is the user's own text.
+type Device struct {
+	ID          message.DeviceID `json:"id"`
+	Label       string           `json:"label"`
+	Fingerprint string           `json:"fingerprint"`
+	Created     time.Time        `json:"created"`
+	Seen        time.Time        `json:"seen,omitzero"` // zero: never
+	Online      bool             `json:"online"`
+}
+
+// InviteRequest asks for an invitation.
+type InviteRequest struct {
+	User         string `json:"user,omitempty"` // whose it is; "": for whatever name the guest takes
+	ValidSeconds int64  `json:"valid_seconds"`  // above 0
+	Uses         int    `json:"uses"`           // above 0
+}
+
+// Invite is an invitation that somebody may still use.
+type Invite struct {
+	Line    string    `json:"line"`  // "noipchat://…", to be handed to the guest
+	Token   string    `json:"token"` // the secret part of it; names it in RevokeInvite
+	Expires time.Time `json:"expires"`
+	Uses    int       `json:"uses"` // how many are left
+	User    string    `json:"user,omitempty"`
+}
+
+// Session is a device, logged in and connected.
+type Session struct {
+	ID       string           `json:"id"`
+	User     message.Address  `json:"user"`
+	Device   message.DeviceID `json:"device"`
+	Remote   string           `json:"remote"` // the other end's address
+	Kind     string           `json:"kind"`   // of the transport
+	Since    time.Time        `json:"since"`
+	BytesIn  int64            `json:"bytes_in"` // as seen by the server
+	BytesOut int64            `json:"bytes_out"`
+	Sent     int64            `json:"sent"`     // envelopes that the device has sent
+	Received int64            `json:"received"` // envelopes that it has acked
+	Waiting  int              `json:"waiting"`  // envelopes in its queue
+}
+
+// Queue is what waits for one destination.
+type Queue struct {
+	Name          string  `json:"name"`
+	Messages      int     `json:"messages"`
+	Bytes         int64   `json:"bytes"`
+	OldestSeconds float64 `json:"oldest_seconds"`
+	InHand        int     `json:"in_hand"` // of the messages, those in memory
+	Suspended     bool    `json:"suspended"`
+	Online        bool    `json:"online"` // somebody is taking them
+}
+
+// Bounds of a page of a queue.
+const (
+	PageDefault = 100
+	PageMax     = 1000
+)
+
+// QueuePage names a part of a queue: at most Limit items, from the one behind
+// After on, in the queue's order.
+type QueuePage struct {
+	Name  string     `json:"name"`
+	After message.ID `json:"after,omitzero"` // zero: from the beginning
+	Limit int        `json:"limit"`          // 1 to PageMax; 0 stands for PageDefault, and is replaced before the Daemon sees it
+}
+
+// QueueItem is one message in a queue.
+type QueueItem struct {
+	ID             message.ID      `json:"id"`
+	From           message.Address `json:"from"`
+	Kind           string          `json:"kind"`     // "text", "file", "receipt", "bounce"
+	Priority       string          `json:"priority"` // "urgent", "normal", "bulk"
+	Bytes          int64           `json:"bytes"`
+	AgeSeconds     float64         `json:"age_seconds"`
+	ExpiresSeconds float64         `json:"expires_seconds"` // from now
+	State          string          `json:"state"`           // where it is: "in hand", "on disk", "under way"
+}
+
+// Trace is what this server knows of one message, oldest first.
+type Trace struct {
+	ID     message.ID       `json:"id"`
+	Events List[TraceEvent] `json:"events"`
+}
+
+// TraceEvent is one step of a message.
+type TraceEvent struct {
+	At       time.Time       `json:"at"`
+	Server   string          `json:"server"`
+	Event    string          `json:"event"`
+	Receiver message.Address `json:"receiver,omitempty"` // "": of all
+	Detail   string          `json:"detail,omitempty"`
+}

@@ -1,0 +1,183 @@
+package message
+
+import (
+	"fmt"
+	"slices"
+	"unicode/utf8"
+)
+
+// Bounds of an envelope.
+const (
+	MaxEnvelope = 60 << 10 // bytes
+	MaxTo       = 64       // receivers
+	MaxLifetime = 1<<32 - 1
+)
+
+// Kind says what an envelope's body is. Servers carry kinds that they do not
+// know; from 128 on there are none.
+type Kind uint8
+
+// The kinds.
+const (
+	Text    Kind = 1 // body: UTF-8
+	File    Kind = 2 // body: a part of a file, or its manifest
+	Receipt Kind = 3 // body: a Report of Held, Delivered or Read
+	Bounce  Kind = 4 // body: a Report of Refused or Expired
+)
+
+// String returns the kind's name, as in JSON of the control socket.
+func (k Kind) String() string {
+	switch k {
+	case Text:
+		return "text"
+	case File:
+		return "file"
+	case Receipt:
+		return "receipt"
+	case Bounce:
+		return "bounce"
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
+// Priority orders what waits for the same connection: lower goes first.
+type Priority uint8
+
+// The priorities, and how many there are.
+const (
+	Urgent     Priority = 0 // receipts and bounces
+	Normal     Priority = 1 // text
+	Bulk       Priority = 2 // files
+	Priorities          = 3
+)
+
+// Least returns the most urgent priority that an envelope of this kind may have.
+func (k Kind) Least() Priority {
+	switch k {
+	case Receipt, Bounce:
+		return Urgent
+	case File:
+		return Bulk
+	}
+	return Normal
+}
+
+// Sealing says who can read a body.
+type Sealing uint8
+
+// The sealings: what is sealed for devices comes with a later version, which takes number 1.
+const Plain Sealing = 0 // servers can read it
+
+// Envelope is what travels. Once written it is never changed by anybody; Raw is
+// what is relayed, stored and hashed.
+//
+// On the wire it is an array of 12: version (1), kind, priority, from, device,
+// counter, created, lifetime, to, sealing, body, and a map for what may be added.
+type Envelope struct {
+	Kind     Kind
+	Priority Priority
+	From     Address  // the author; a server for its own receipts and bounces
+	Device   DeviceID // which of the author's devices
+	Counter  uint64   // rises by one with each envelope of the device, from 1
+	Created  uint64   // milliseconds since 1970, by the author's clock; for people, nothing depends on it
+	Lifetime uint32   // seconds; 0: as long as the servers keep things
+	To       []Address
+	Sealing  Sealing
+	Body     []byte
+
+	Raw []byte // the canonical bytes, after Parse
+}
+
+const envelopeFields = 12
+
+// Append appends the canonical bytes of e to dst, or says what keeps e from
+// being an envelope. It sorts e.To, and ignores e.Raw.
+func (e *Envelope) Append(dst []byte) ([]byte, error) {
+	if len(e.To) > MaxTo || len(e.Body) > MaxEnvelope {
+		return nil, fmt.Errorf("an envelope has at most %d receivers and %d bytes; this one has %d, and %d in its body alone",
+			MaxTo, MaxEnvelope, len(e.To), len(e.Body))
+	}
+	slices.Sort(e.To)
+	start := len(dst)
+	dst = AppendArray(dst, envelopeFields)
+	dst = append(dst, 1)
+	dst = AppendUint(dst, uint64(e.Kind))
+	dst = AppendUint(dst, uint64(e.Priority))
+	dst = AppendString(dst, string(e.From))
+	dst = AppendUint(dst, uint64(e.Device))
+	dst = AppendUint(dst, e.Counter)
+	dst = AppendUint(dst, e.Created)
+	dst = AppendUint(dst, uint64(e.Lifetime))
+	dst = AppendArray(dst, len(e.To))
+	for _, a := range e.To {
+		dst = AppendString(dst, string(a))
+	}
+	dst = AppendUint(dst, uint64(e.Sealing))
+	dst = AppendBytes(dst, e.Body)
+	dst = AppendMap(dst, 0)
+	if err := new(Envelope).Parse(dst[start:]); err != nil {
+		return nil, err
+	}
+	return dst, nil
+}
+
+// Parse makes e the envelope whose canonical bytes are raw, which it keeps and
+// shares. It reuses e.To, so that a reader which keeps one Envelope allocates
+// nothing. After an error e is of no use, and has no Raw.
+func (e *Envelope) Parse(raw []byte) error {
+	e.Raw = nil
+	if len(raw) > MaxEnvelope {
+		return fmt.Errorf("%w: an envelope of %d bytes is longer than %d", ErrMalformed, len(raw), MaxEnvelope)
+	}
+	r := NewReader(raw)
+	r.Tuple(envelopeFields)
+	if v := r.Uint(127); v != 1 {
+		r.Fail("version %d of the envelope is not known", v)
+	}
+	e.Kind = Kind(r.Uint(127))
+	e.Priority = Priority(r.Uint(Priorities - 1))
+	e.From = r.Address(false)
+	e.Device = DeviceID(r.Uint(1<<64 - 1))
+	e.Counter = r.Uint(1<<63 - 1)
+	e.Created = r.Uint(1<<48 - 1)
+	e.Lifetime = uint32(r.Uint(MaxLifetime))
+	n := r.Array(MaxTo)
+	e.To = e.To[:0]
+	for i := range n {
+		a := r.Address(true)
+		if i > 0 && a <= e.To[i-1] {
+			r.Fail("the receivers are not in order, or one is there twice: %s", a)
+		}
+		if r.err != nil {
+			return fmt.Errorf("envelope: %w", r.err)
+		}
+		e.To = append(e.To, a)
+	}
+	e.Sealing = Sealing(r.Uint(127))
+	e.Body = r.Bytes(MaxEnvelope)
+	r.Fields(nil)
+	if r.err == nil {
+		e.check(&r)
+	}
+	if err := r.End(); err != nil {
+		return fmt.Errorf("envelope: %w", err)
+	}
+	e.Raw = raw
+	return nil
+}
+
+// check holds the rules that concern more than one field.
+func (e *Envelope) check(r *Reader) {
+	switch {
+	case e.Kind == 0:
+		r.Fail("kind 0")
+	case e.Counter == 0:
+		r.Fail("counter 0")
+	case len(e.To) == 0:
+		r.Fail("no receiver")
+	case e.Priority < e.Kind.Least():
+		r.Fail("priority %d is above what kind %d may have", e.Priority, e.Kind)
+	case e.Sealing == Plain && e.Kind == Text && !utf8.Valid(e.Body):
+		r.Fail("the text is not valid UTF-8")
+	}
+}

@@ -1,0 +1,730 @@
+package spool
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/durable"
+	"github.com/noipchat/noipchat/daemon/message"
+)
+
+// journal is the first level of the disk: append-only files of a fixed size that
+// are written in whole batches, each with one sync. It is recycled file by file,
+// oldest first, when what a file says is in queue files or done.
+type journal struct {
+	sp *Spool
+
+	mu    sync.Mutex
+	ops   []op // to be committed
+	later bool // a timer will wake the loop for the Dones
+	wake  chan struct{}
+
+	lastPut atomic.Int64 // when the last Put was committed, nanoseconds since the start
+
+	// of the commit loop
+	buf   []byte
+	batch uint64
+
+	filesMu sync.Mutex
+	freed   sync.Cond
+	files   []*store        // with records, oldest first; the last one may be cur
+	cur     *store          // nil: the next commit begins one
+	spares  []*durable.File // recycled, under names of their own
+	gen     uint64
+	filing  bool  // the commit loop waits for the filer
+	fileErr error // of the last filing
+}
+
+// store is a file with entries: a journal file or a queue file.
+type store struct {
+	segment bool
+	path    string // of a queue file
+	bytes   int    // of a queue file
+	salt    uint64
+	gen     uint64       // of a journal file
+	live    atomic.Int64 // entries that are here and not forgotten
+
+	mu sync.Mutex
+	f  *durable.File // a queue file is opened when it is read
+
+	// of a journal file, guarded by the journal's filesMu
+	off       int       // where the next batch goes
+	dones     []doneRef // Dones here of entries in queue files
+	abandoned bool      // a write or sync failed
+}
+
+// doneRef is a Done that must be said again when its journal file is recycled,
+// unless the queue file is gone by then.
+type doneRef struct {
+	q   *Queue
+	e   *Entry
+	seg *store
+}
+
+// release ends one claim, and tells whether it was the last.
+func (s *store) release() bool { return s.live.Add(-1) == 0 }
+
+type opKind uint8
+
+const (
+	opPut opKind = iota
+	opDone
+)
+
+// op is something for the journal.
+type op struct {
+	kind  opKind
+	q     *Queue
+	e     *Entry
+	store *store // where a Put was written; nil: it was cancelled, or is there already
+	off   uint32
+	rec   uint32
+	raw   []byte
+	born  uint32
+	ready bool // it is wanted, and its id is in q.ids
+	dup   bool // the queue has it on disk
+	err   error
+}
+
+// doneDelay is how long a Done waits for company: losing one costs a repeat that
+// the device drops.
+const doneDelay = 100 * time.Millisecond
+
+func newJournal(sp *Spool) *journal {
+	j := &journal{sp: sp, wake: make(chan struct{}, 1)}
+	j.freed.L = &j.filesMu
+	return j
+}
+
+func (j *journal) add(ops ...op) {
+	if len(ops) == 0 {
+		return
+	}
+	j.mu.Lock()
+	j.ops = append(j.ops, ops...)
+	put := len(j.ops) > 4096
+	for i := range ops {
+		put = put || ops[i].kind == opPut
+	}
+	timer := !put && !j.later
+	if timer {
+		j.later = true
+	}
+	j.mu.Unlock()
+	switch {
+	case put:
+		nudge(j.wake)
+	case timer:
+		time.AfterFunc(doneDelay, func() { nudge(j.wake) })
+	}
+}
+
+// commitLoop commits what was added, all that came during the last sync at once,
+// until ctx is done and nothing is left.
+func (sp *Spool) commitLoop(ctx context.Context, tell chan<- []op) error {
+	j := sp.journal
+	for {
+		stopping := false
+		select {
+		case <-j.wake:
+		case <-ctx.Done():
+			stopping = true
+		}
+		j.mu.Lock()
+		ops := j.ops
+		j.ops, j.later = nil, false
+		j.mu.Unlock()
+		if len(ops) > 0 {
+			j.commit(ops)
+			tell <- ops
+		} else if stopping {
+			return nil
+		}
+	}
+}
+
+// commit writes ops and syncs. Afterwards each Put has its place, or an error.
+func (j *journal) commit(ops []op) {
+	puts := false
+	for i := range ops {
+		j.prepare(&ops[i])
+		puts = puts || ops[i].ready
+	}
+	for attempt := 0; len(ops) > 0; {
+		n, err := j.write(ops)
+		if err == nil {
+			ops, attempt = ops[n:], 0
+			continue
+		}
+		if j.cur != nil {
+			j.abandon(err)
+		}
+		if attempt++; attempt == 2 || errors.Is(err, errNoFile) {
+			for i := range ops {
+				if ops[i].ready {
+					ops[i].err, ops[i].store = err, nil
+				}
+			}
+			break
+		}
+	}
+	if puts {
+		j.lastPut.Store(j.sp.now())
+		nudge(j.sp.active)
+	}
+}
+
+// prepare decides whether a Put is still wanted, and gives it its id.
+func (j *journal) prepare(o *op) {
+	if o.kind != opPut {
+		return
+	}
+	o.q.mu.Lock()
+	if o.e.flags&done == 0 {
+		o.raw = o.e.raw
+	}
+	o.q.mu.Unlock()
+	if o.raw == nil {
+		return
+	}
+	id := message.IDOf(o.raw) // without the lock: it takes a while
+	o.q.mu.Lock()
+	defer o.q.mu.Unlock()
+	if o.e.flags&done != 0 {
+		return
+	}
+	o.e.id, o.born = id, o.e.born
+	if _, o.dup = o.q.ids[id]; o.dup {
+		return
+	}
+	if o.q.ids == nil {
+		o.q.ids = map[message.ID]struct{}{}
+	}
+	o.q.ids[id] = struct{}{}
+	o.ready = true
+}
+
+// errNoFile says that there is no room for another Put.
+var errNoFile = errors.New("no room for the journal")
+
+// write writes as many ops as the current file takes, and syncs. It begins
+// another file when the first doesn't fit.
+func (j *journal) write(ops []op) (n int, err error) {
+	if j.cur == nil {
+		if err := j.begin(); err != nil {
+			if j.skipDones(ops) {
+				return len(ops), nil
+			}
+			return 0, err
+		}
+	}
+	s := j.cur
+	limit := j.sp.o.JournalFile - recordHead - 16 // room for the end
+	base := s.off
+	j.batch++
+	b := j.buf[:0]
+	seal := func(at int) { sealRecord(b, at, s.salt, uint64(base+at)) }
+	begin := func() int {
+		at := len(b)
+		b = append(b, make([]byte, recordHead)...)
+		return at
+	}
+	at := begin()
+	b = message.AppendUint(append(b, recBatch), j.batch)
+	seal(at)
+	for n < len(ops) {
+		o := &ops[n]
+		if o.kind == opPut && !o.ready {
+			n++
+			continue
+		}
+		if o.kind == opDone {
+			at, k := begin(), 0
+			b, k = j.appendDones(b, ops[n:])
+			if base+len(b) > limit {
+				b = b[:at]
+				break
+			}
+			seal(at)
+			n += k
+			continue
+		}
+		at := begin()
+		b = (&putRecord{o.q.name, o.e.lane, o.e.seq, o.born, o.e.life, o.e.id, o.raw}).append(b)
+		if base+len(b) > limit-j.sp.o.JournalFile/16 { // the last sixteenth is for Dones
+			b = b[:at]
+			break
+		}
+		seal(at)
+		o.store, o.off, o.rec = s, uint32(base+at), uint32(len(b)-at)
+		n++
+	}
+	full := n < len(ops)
+	if full {
+		at := begin()
+		b = append(b, recEnd)
+		seal(at)
+	}
+	j.buf = b
+	if err := j.sync(s, b); err != nil {
+		return 0, err
+	}
+	if cap(j.buf) > 1<<20 {
+		j.buf = nil
+	}
+	j.filesMu.Lock()
+	s.off = base + len(b)
+	for i := range ops[:n] {
+		o := &ops[i]
+		switch {
+		case o.kind == opPut && o.ready:
+			s.live.Add(1)
+		case o.kind == opDone:
+			o.q.mu.Lock()
+			if seg := o.e.store; seg.segment {
+				s.dones = append(s.dones, doneRef{o.q, o.e, seg})
+			}
+			o.q.mu.Unlock()
+		}
+	}
+	if full {
+		j.cur = nil
+	}
+	j.filesMu.Unlock()
+	if full {
+		j.sp.fileWhenMany()
+	}
+	return n, nil
+}
+
+// skipDones tells whether ops are all Dones or cancelled: on a full disk those
+// are let go, which costs at most repeats that devices drop.
+func (j *journal) skipDones(ops []op) bool {
+	for i := range ops {
+		if ops[i].ready {
+			return false
+		}
+	}
+	return true
+}
+
+// appendDones appends one record for the first Dones that are of one queue and
+// lane and rise.
+func (j *journal) appendDones(b []byte, ops []op) ([]byte, int) {
+	d := doneRecord{queue: ops[0].q.name, lane: ops[0].e.lane}
+	for i := range ops {
+		o := &ops[i]
+		if o.kind != opDone || o.q != ops[0].q || o.e.lane != d.lane || len(d.seqs) == maxDone ||
+			i > 0 && o.e.seq <= d.seqs[i-1] {
+			break
+		}
+		d.seqs = append(d.seqs, o.e.seq)
+	}
+	return d.append(b), len(d.seqs)
+}
+
+func (j *journal) sync(s *store, b []byte) error {
+	st := &j.sp.stats
+	start := time.Now()
+	_, err := s.f.WriteAt(b, int64(s.off))
+	if err == nil {
+		err = s.f.Datasync()
+	}
+	took := uint64(time.Since(start))
+	st.Syncs.Add(1)
+	st.SyncNanos.Add(took)
+	st.Bytes.Add(uint64(len(b)))
+	for {
+		max := st.SyncMaxNanos.Load()
+		if took <= max || st.SyncMaxNanos.CompareAndSwap(max, took) {
+			break
+		}
+	}
+	if err != nil {
+		st.SyncErrors.Add(1)
+		return fmt.Errorf("writing the journal: %w", err)
+	}
+	return nil
+}
+
+// abandon leaves a file in which a write or sync failed: what it says up to the
+// last good sync stays true, and nothing more is acked from it.
+func (j *journal) abandon(err error) {
+	j.filesMu.Lock()
+	defer j.filesMu.Unlock()
+	j.sp.notice("%v: the file is left, and the journal goes on in another", err)
+	j.cur.abandoned = true
+	j.cur = nil
+}
+
+// begin makes a file the current one: a spare, or a new one, or one that the
+// filer frees.
+func (j *journal) begin() error {
+	j.filesMu.Lock()
+	defer j.filesMu.Unlock()
+	for {
+		if n := len(j.spares); n > 0 {
+			f := j.spares[n-1]
+			j.spares = j.spares[:n-1]
+			return j.startLocked(f)
+		}
+		if len(j.files) < j.sp.o.JournalFiles {
+			path := filepath.Join(j.sp.dir, "journal", fmt.Sprintf("spare-%020d", j.gen+1))
+			f, err := durable.CreateFile(path, int64(j.sp.o.JournalFile))
+			if err == nil {
+				j.sp.setFull(false, nil)
+				return j.startLocked(f)
+			}
+			if len(j.files) == 0 || j.sp.full.Load() {
+				j.sp.setFull(true, err)
+				return fmt.Errorf("%w: %w", errNoFile, err)
+			}
+			j.sp.setFull(true, err) // the filer may free one: tried once
+		}
+		if !j.waitFilerLocked() {
+			return errNoFile
+		}
+	}
+}
+
+// waitFilerLocked has everything filed, and tells whether that gave a spare.
+func (j *journal) waitFilerLocked() bool {
+	for {
+		j.filing = true
+		nudge(j.sp.fileSoon)
+		for j.filing {
+			j.freed.Wait()
+		}
+		if len(j.spares) > 0 {
+			return true
+		}
+		if j.fileErr != nil {
+			return false
+		}
+		// The oldest file has entries that the teller, a few batches behind, has not
+		// come to: it needs this lock's holders, but not for long.
+		j.filesMu.Unlock()
+		time.Sleep(time.Millisecond)
+		j.filesMu.Lock()
+	}
+}
+
+// startLocked gives a spare its name and header.
+func (j *journal) startLocked(f *durable.File) error {
+	j.gen++
+	abandoned := uint64(0)
+	if n := len(j.files); n > 0 && j.files[n-1].abandoned {
+		abandoned = 1
+	}
+	s := &store{gen: j.gen, salt: newSalt(), f: f, off: headerSize}
+	h := header{magic: journalMagic, salt: s.salt, gen: s.gen, seq: j.sp.seq.Load(), abandoned: abandoned}
+	path := filepath.Join(j.sp.dir, "journal", fmt.Sprintf("%020d", s.gen))
+	if _, err := f.WriteAt(h.append(nil), 0); err != nil {
+		f.Close()
+		return fmt.Errorf("beginning a journal file: %w", err)
+	}
+	if err := f.Datasync(); err != nil {
+		f.Close()
+		return fmt.Errorf("beginning a journal file: %w", err)
+	}
+	if err := f.Rename(path); err != nil {
+		f.Close()
+		return fmt.Errorf("beginning a journal file: %w", err)
+	}
+	j.files = append(j.files, s)
+	j.cur = s
+	return nil
+}
+
+// retire recycles the files, oldest first, that have no entry any more. Dones of
+// entries in queue files that are still there are said again, or, where nobody
+// is left to commit that, keep their file.
+func (j *journal) retire(stopping bool) {
+	j.filesMu.Lock()
+	var again []op
+	for len(j.files) > 0 {
+		s := j.files[0]
+		if s == j.cur || s.live.Load() > 0 {
+			break
+		}
+		before := len(again)
+		for _, d := range s.dones {
+			if d.seg.live.Load() > 0 {
+				again = append(again, op{kind: opDone, q: d.q, e: d.e})
+			}
+		}
+		if stopping && len(again) > before {
+			break
+		}
+		j.files = j.files[1:]
+		if s.abandoned || len(j.spares) >= 2 && !j.filing {
+			durable.Remove(s.f.Name())
+			s.f.Close()
+			continue
+		}
+		if err := s.f.Rename(filepath.Join(j.sp.dir, "journal", fmt.Sprintf("spare-%020d", s.gen))); err != nil {
+			j.sp.notice("recycling a journal file: %v", err)
+			s.f.Close()
+			continue
+		}
+		j.spares = append(j.spares, s.f)
+	}
+	j.filing = false
+	j.freed.Broadcast()
+	j.filesMu.Unlock()
+	if !stopping {
+		j.add(again...)
+	}
+}
+
+func (j *journal) close() {
+	j.filesMu.Lock()
+	defer j.filesMu.Unlock()
+	for _, s := range j.files {
+		s.f.Close()
+	}
+	for _, f := range j.spares {
+		f.Close()
+	}
+}
+
+// tellLoop tells the owners what the journal did, while it does the next.
+func (sp *Spool) tellLoop(tell <-chan []op) {
+	var turn Turn
+	var dones []op
+	for ops := range tell {
+		dones = dones[:0]
+		for i := range ops {
+			o := &ops[i]
+			if o.kind != opPut {
+				continue
+			}
+			if d, ok := sp.tell(&turn, o); ok {
+				dones = append(dones, d)
+			}
+		}
+		turn.Run()
+		sp.journal.add(dones...)
+	}
+}
+
+// tell brings an entry into the state that the commit gave it. If it was done
+// meanwhile, its Done must be written.
+func (sp *Spool) tell(t *Turn, o *op) (again op, ok bool) {
+	q, e := o.q, o.e
+	q.mu.Lock()
+	e.flags &^= committing
+	gone := e.flags&done != 0
+	state, refusal := message.Held, (*message.Refusal)(nil)
+	switch {
+	case o.store != nil: // written
+		e.store, e.off, e.rec = o.store, o.off, o.rec
+		e.flags |= isDurable
+		if gone {
+			e.flags |= forgotten
+			delete(q.ids, e.id)
+			q.releaseLocked(e)
+			q.mu.Unlock()
+			return op{kind: opDone, q: q, e: e}, true
+		}
+		if e.flags&given == 0 {
+			e.raw = nil
+		} else {
+			e.raw = bytes.Clone(e.raw) // it was a piece of a record, which can go now
+		}
+		q.unfiledLocked()
+		sp.expireAt(e)
+	case gone:
+		if o.ready {
+			delete(q.ids, e.id)
+		}
+		q.mu.Unlock()
+		return op{}, false
+	case o.dup:
+		sp.stats.Dups.Add(1)
+		if e.flags&given != 0 {
+			e.flags |= shadow
+		} else {
+			e.flags |= shadow
+			q.endLocked(e)
+			q.lanes[e.lane].trim()
+		}
+	default: // the disk takes nothing
+		if o.ready {
+			delete(q.ids, e.id)
+		}
+		e.flags |= refusing
+		if e.flags&given != 0 {
+			q.mu.Unlock()
+			return op{}, false // its outcome is unknown: Done or Detach tell
+		}
+		q.endLocked(e)
+		q.lanes[e.lane].trim()
+		state, refusal = message.Refused, diskFull()
+	}
+	q.mu.Unlock()
+	sp.dropHand(int(e.size))
+	e.owner.Settled(t, e.token, state, refusal)
+	return op{}, false
+}
+
+// read returns the record at off of a file.
+func (s *store) read(off, rec uint32) ([]byte, error) {
+	b := make([]byte, rec)
+	return b, s.readInto(b, off)
+}
+
+func (s *store) readInto(b []byte, off uint32) error {
+	s.mu.Lock()
+	if s.f == nil {
+		f, err := durable.OpenFile(s.path)
+		if err != nil {
+			s.mu.Unlock()
+			return err
+		}
+		s.f = f
+	}
+	f := s.f
+	s.mu.Unlock()
+	_, err := f.ReadAt(b, int64(off))
+	return err
+}
+
+// closeFile lets go of a queue file's descriptor until somebody reads it again.
+func (s *store) closeFile() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.segment && s.f != nil {
+		s.f.Close()
+		s.f = nil
+	}
+}
+
+// remove deletes a queue file. Should a crash undo that, its Dones or the device
+// see to it that nothing is shown twice.
+func (s *store) remove() {
+	s.closeFile()
+	durable.Remove(s.path)
+}
+
+// readAhead is how much of a file is read for entries that come next.
+const readAhead = 256 << 10
+
+// loadLocked reads the envelope of the lane's next entry, and of those behind it
+// that are near in the file. An entry that can't be read is set aside.
+func (q *Queue) loadLocked(l *lane) error {
+	first := l.ents[l.next]
+	end, last := first.off+first.rec, l.next
+	for i := l.next + 1; i < len(l.ents); i++ {
+		e := l.ents[i]
+		if e.store != first.store || e.raw != nil || e.flags&(done|isDurable) != isDurable ||
+			e.off < end || e.off > end+readAhead/64 || e.off+e.rec-first.off > readAhead {
+			break
+		}
+		end, last = e.off+e.rec, i
+	}
+	b := make([]byte, end-first.off)
+	err := first.store.readInto(b, first.off)
+	if err != nil { // one by one, so that only what is damaged is lost
+		b, last = make([]byte, first.rec), l.next
+		err = first.store.readInto(b, first.off)
+	}
+	if err != nil {
+		q.setAsideLocked(first, err)
+		return err
+	}
+	for i := l.next; i <= last; i++ {
+		e := l.ents[i]
+		at := e.off - first.off
+		raw, err := envelopeOf(b[at:at+e.rec], e)
+		if err != nil {
+			q.setAsideLocked(e, err)
+			if i == l.next {
+				return err
+			}
+			continue
+		}
+		e.raw = raw
+	}
+	return nil
+}
+
+// readLocked returns an entry's envelope from disk.
+func (q *Queue) readLocked(e *Entry) ([]byte, error) {
+	if e.store == nil {
+		return nil, fmt.Errorf("%w: an entry is nowhere", ErrDamaged)
+	}
+	b, err := e.store.read(e.off, e.rec)
+	if err != nil {
+		return nil, err
+	}
+	return envelopeOf(b, e)
+}
+
+func envelopeOf(record []byte, e *Entry) ([]byte, error) {
+	payload, err := openRecord(record, e.store.salt, uint64(e.off))
+	if err != nil {
+		return nil, err
+	}
+	var p putRecord
+	if payload[0] != recPut {
+		return nil, fmt.Errorf("%w: another kind of record", ErrDamaged)
+	}
+	if err := p.parse(payload); err != nil {
+		return nil, err
+	}
+	if p.seq != e.seq || len(p.raw) != int(e.size) {
+		return nil, fmt.Errorf("%w: another entry's record", ErrDamaged)
+	}
+	return p.raw, nil
+}
+
+// setAsideLocked ends an entry that can't be read, and keeps what there is of it
+// in refused/.
+func (q *Queue) setAsideLocked(e *Entry, err error) {
+	b, _ := e.store.read(e.off, e.rec)
+	q.endLocked(e)
+	e.flags |= forgotten
+	delete(q.ids, e.id)
+	if gone := q.releaseLocked(e); gone != nil {
+		gone.remove()
+	}
+	name := fmt.Sprintf("%s-%d", e.id, e.seq)
+	q.sp.setAside(name, b, "message %s for %s could not be read (%v)", e.id, q.name, err)
+}
+
+// setAside keeps bytes that are not what was written, for who wants to look.
+func (sp *Spool) setAside(name string, b []byte, format string, args ...any) {
+	sp.stats.Damaged.Add(1)
+	path := filepath.Join(sp.dir, "refused", name)
+	if err := durable.WriteFile(path, b, 0o600); err != nil {
+		sp.notice("%s; keeping it failed too: %v", fmt.Sprintf(format, args...), err)
+		return
+	}
+	sp.notice("%s; what there is of it is in %s", fmt.Sprintf(format, args...), path)
+}
+
+// findRecord returns the offset of the next record in b from off on.
+func findRecord(b []byte, salt uint64, off int) (int, bool) {
+	var mark [4]byte
+	binary.LittleEndian.PutUint32(mark[:], uint32(salt))
+	for off < len(b) {
+		i := bytes.Index(b[off:], mark[:])
+		if i < 0 {
+			return 0, false
+		}
+		off += i
+		if _, err := openRecord(b[off:], salt, uint64(off)); err == nil {
+			return off, true
+		}
+		off++
+	}
+	return 0, false
+}

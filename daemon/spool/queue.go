@@ -1,0 +1,524 @@
+package spool
+
+import (
+	"bytes"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/message"
+)
+
+// Entry is one envelope in one queue.
+//
+//	in hand ──▶ committing ──▶ durable        and, whatever of these it is:
+//	waiting ──▶ given to the pump ──▶ done ──▶ forgotten
+type Entry struct {
+	// fixed
+	seq   uint64 // rises in the spool; with the queue it names the entry on disk
+	lane  uint8
+	size  uint32 // of the envelope, bytes
+	born  uint32 // steady seconds when its age was 0; a jump of the clock moves it, under mu
+	life  uint32 // seconds of age at which it expires
+	owner Owner  // who is to be told; nil after a recovery
+	token uint64
+
+	// guarded by the queue's mu
+	raw   []byte     // nil while it is only on disk
+	id    message.ID // set when it is committed
+	store *store     // where it is durable, nil if it isn't
+	off   uint32     // of its record there
+	rec   uint32     // bytes of its record
+	since int64      // when it came, nanoseconds since the start
+	flags flags
+}
+
+type flags uint8
+
+const (
+	committing flags = 1 << iota // in the journal's hands
+	isDurable                    // on disk; its owner was told Held, so somebody is owed a receipt
+	given                        // the pump has it: its outcome is unknown
+	done                         // not for the pump any more
+	forgotten                    // and not for the disk
+	shadow                       // a repeat of a durable one, which the pump had already
+	refusing                     // could not be committed; to be refused when its outcome is known
+)
+
+// ID returns the envelope's id, zero unless it is on disk.
+func (e *Entry) ID() message.ID { return e.id }
+
+// Queue is what waits for one destination. Order is kept within a priority.
+type Queue struct {
+	sp   *Spool
+	name string
+
+	mu       sync.Mutex // guards what follows
+	pump     Pump
+	lanes    [message.Priorities]lane
+	ids      map[message.ID]struct{} // of durable entries and those being committed
+	count    int                     // entries that are not done
+	bytes    int64                   // of their envelopes
+	unacked  int                     // entries in hand that the sweeper looks after
+	restless bool                    // on the spool's list
+	unfiled  bool                    // on the journal's list
+	refile   bool                    // all of it is to be filed again
+}
+
+// lane is the entries of one priority: ents[head:] in the order of seq, of which
+// those before next were given to the pump or are done.
+type lane struct {
+	ents []*Entry
+	head int
+	next int
+	file int // those before are durable, committing or done: the sweeper goes on here
+
+	filed int      // those before are in queue files or done: filing goes on here
+	segs  []*store // queue files with entries, oldest first
+}
+
+// Name returns the destination.
+func (q *Queue) Name() string { return q.name }
+
+// Put is an envelope for a queue.
+type Put struct {
+	Raw      []byte // the envelope; never changed by anybody from now on
+	Priority message.Priority
+	Age      uint32 // seconds
+	Life     uint32 // seconds; 0 or more than the spool's: the spool's
+	Owner    Owner
+	Token    uint64
+}
+
+// Put takes responsibility for an envelope, or tells the owner at once that it
+// doesn't. It may wait while the hand is full.
+func (q *Queue) Put(t *Turn, p Put) {
+	sp := q.sp
+	maxLife := uint32(min(int64(sp.o.MaxAge/time.Second), 1<<31))
+	if p.Life == 0 || p.Life > maxLife {
+		p.Life = maxLife
+	}
+	size := len(p.Raw)
+	if p.Age >= p.Life {
+		p.Owner.Settled(t, p.Token, message.Expired, message.Refuse(message.CodeExpired, "it was older than its lifetime of %d s", p.Life))
+		return
+	}
+	sp.takeHand(size)
+	e := &Entry{
+		lane: laneOf(p.Priority), size: uint32(size), life: p.Life, born: sp.steady() - p.Age,
+		owner: p.Owner, token: p.Token, raw: p.Raw, since: sp.now(),
+	}
+	q.mu.Lock()
+	if no := q.refuseLocked(int64(size)); no != nil {
+		q.mu.Unlock()
+		sp.dropHand(size)
+		p.Owner.Settled(t, p.Token, message.Refused, no)
+		return
+	}
+	e.seq = sp.seq.Add(1)
+	l := &q.lanes[e.lane]
+	l.push(e)
+	q.count++
+	q.bytes += int64(size)
+	sp.bytes.Add(int64(size))
+	sp.waiting.Add(1)
+	sp.stats.Puts.Add(1)
+	pump := q.pump
+	stir := false
+	if pump != nil {
+		q.unacked++
+		stir = !q.restless
+		q.restless = true
+	} else {
+		e.flags |= committing
+		l.file = len(l.ents)
+	}
+	q.mu.Unlock()
+	switch {
+	case pump == nil:
+		sp.journal.add(op{kind: opPut, q: q, e: e})
+	default:
+		t.Wake(pump)
+		if stir {
+			sp.stir(q)
+		}
+	}
+}
+
+// refuseLocked says why size more bytes are not taken.
+func (q *Queue) refuseLocked(size int64) *message.Refusal {
+	switch {
+	case q.bytes+size > q.sp.o.Quota:
+		return message.Refuse(message.CodeQuota, "%d messages wait for this receiver already", q.count)
+	case q.sp.bytes.Load()+size > q.sp.o.Total:
+		return message.Defer(message.CodeFull, time.Minute, "the server's spool is full")
+	case q.pump == nil && q.sp.full.Load():
+		return message.Defer(message.CodeFull, time.Minute, "the server's disk is full")
+	}
+	return nil
+}
+
+// push appends e; amortised, the lane's memory is twice what waits.
+func (l *lane) push(e *Entry) {
+	if l.head > 32 && l.head > len(l.ents)/2 {
+		n := copy(l.ents, l.ents[l.head:])
+		clear(l.ents[n:])
+		l.ents = l.ents[:n]
+		l.next, l.file, l.filed = l.next-l.head, max(l.file-l.head, 0), max(l.filed-l.head, 0)
+		l.head = 0
+	}
+	l.ents = append(l.ents, e)
+}
+
+// trim forgets what is done at the head.
+func (l *lane) trim() {
+	for l.head < len(l.ents) && l.ents[l.head].flags&done != 0 {
+		l.ents[l.head] = nil
+		l.head++
+	}
+	l.next, l.file, l.filed = max(l.next, l.head), max(l.file, l.head), max(l.filed, l.head)
+	if l.head == len(l.ents) {
+		l.head, l.next, l.file, l.filed = 0, 0, 0, 0
+		l.ents = l.ents[:0]
+		if cap(l.ents) > 1024 {
+			l.ents = nil
+		}
+	}
+}
+
+// Attach makes p the queue's pump, which gets everything that waits, and
+// returns the one it replaces, or nil.
+func (q *Queue) Attach(p Pump) (before Pump) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	before = q.pump
+	q.pump = p
+	return before
+}
+
+// Detach ends p's work: what it was given and has not done waits again, and what
+// is in hand goes to disk now. It does nothing if p is not the queue's pump, and
+// must have been called before another pump attaches and takes.
+func (q *Queue) Detach(t *Turn, p Pump) {
+	q.mu.Lock()
+	if q.pump != p {
+		q.mu.Unlock()
+		return
+	}
+	q.pump = nil
+	var ops []op
+	var refused []*Entry
+	for i := range q.lanes {
+		l := &q.lanes[i]
+		for _, e := range l.ents[l.head:] {
+			if e.flags&done != 0 {
+				continue
+			}
+			e.flags &^= given
+			switch {
+			case e.flags&shadow != 0:
+				q.endLocked(e)
+			case e.flags&refusing != 0:
+				q.endLocked(e)
+				refused = append(refused, e)
+			case e.flags&isDurable != 0:
+				e.raw = nil
+				q.sp.expireAt(e)
+			case e.flags&committing == 0:
+				e.flags |= committing
+				q.unacked--
+				ops = append(ops, op{kind: opPut, q: q, e: e})
+			}
+		}
+		l.next, l.file = l.head, len(l.ents)
+		l.trim()
+	}
+	q.mu.Unlock()
+	q.sp.journal.add(ops...)
+	for _, e := range refused {
+		q.sp.dropHand(int(e.size))
+		e.owner.Settled(t, e.token, message.Refused, diskFull())
+	}
+}
+
+func diskFull() *message.Refusal {
+	return message.Defer(message.CodeFull, time.Minute, "the server's disk takes nothing more")
+}
+
+// Next gives the pump p the first entry that waits, if its envelope has at most
+// room bytes, with its bytes and age in seconds; nil if there is none, or p is not
+// the queue's pump. Then its outcome is unknown until Done or Detach.
+func (q *Queue) Next(p Pump, room int) (e *Entry, raw []byte, age uint32) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.pump != p {
+		return nil, nil, 0
+	}
+	for i := range q.lanes {
+		l := &q.lanes[i]
+		for l.next < len(l.ents) {
+			e := l.ents[l.next]
+			if e.flags&done != 0 {
+				l.next++
+				continue
+			}
+			if int(e.size) > room {
+				return nil, nil, 0
+			}
+			if e.raw == nil {
+				if err := q.loadLocked(l); err != nil {
+					continue // it is done now: set aside
+				}
+			}
+			l.next++
+			e.flags |= given
+			return e, e.raw, q.ageLocked(e)
+		}
+	}
+	return nil, nil, 0
+}
+
+// Waits tells whether Next would find something.
+func (q *Queue) Waits() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i := range q.lanes {
+		l := &q.lanes[i]
+		for ; l.next < len(l.ents); l.next++ {
+			if l.ents[l.next].flags&done == 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (q *Queue) ageLocked(e *Entry) uint32 {
+	if now := q.sp.steady(); now > e.born {
+		return now - e.born
+	}
+	return 0
+}
+
+// endLocked takes an entry out of the queue's view.
+func (q *Queue) endLocked(e *Entry) {
+	if e.flags&(committing|isDurable|shadow|refusing) == 0 {
+		q.unacked--
+	}
+	e.flags |= done
+	q.count--
+	q.bytes -= int64(e.size)
+	q.sp.bytes.Add(-int64(e.size))
+	q.sp.waiting.Add(-1)
+}
+
+// Done ends an entry that the pump's far end has acked, and tells its owner, if
+// he hasn't been told Held. If he has, owed is true: the caller sees to a
+// receipt, and calls Forget when that is safe; e.Raw is there until then.
+func (q *Queue) Done(t *Turn, e *Entry) (owed bool) {
+	q.mu.Lock()
+	if e.flags&done != 0 {
+		q.mu.Unlock()
+		return false
+	}
+	q.endLocked(e)
+	owed = e.flags&isDurable != 0
+	hand := e.flags&(isDurable|shadow) == 0
+	if !owed && e.flags&committing == 0 {
+		e.raw = nil
+	}
+	q.lanes[e.lane].trim()
+	q.mu.Unlock()
+	if owed {
+		q.sp.stats.DiskDone.Add(1)
+		return true
+	}
+	q.sp.stats.HandDone.Add(1)
+	if hand {
+		q.sp.dropHand(int(e.size))
+		e.owner.Settled(t, e.token, message.Delivered, nil)
+	}
+	return false
+}
+
+// Raw returns the envelope of an entry that the pump was given.
+func (q *Queue) Raw(e *Entry) []byte {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return e.raw
+}
+
+// Forget ends the disk's part in an entry that is done.
+func (q *Queue) Forget(e *Entry) {
+	q.mu.Lock()
+	if e.flags&(done|isDurable|forgotten) != done|isDurable {
+		q.mu.Unlock()
+		return
+	}
+	e.flags |= forgotten
+	e.raw = nil
+	delete(q.ids, e.id)
+	gone := q.releaseLocked(e)
+	q.mu.Unlock()
+	// Also if the queue file goes: the journal may still have the Put.
+	q.sp.journal.add(op{kind: opDone, q: q, e: e})
+	if gone != nil {
+		gone.remove()
+	}
+}
+
+// releaseLocked ends a forgotten entry's claim on its file, and returns the queue
+// file if nobody needs it any more.
+func (q *Queue) releaseLocked(e *Entry) (gone *store) {
+	s := e.store
+	if s.release() && s.segment {
+		l := &q.lanes[e.lane]
+		l.segs = slices.DeleteFunc(l.segs, func(x *store) bool { return x == s })
+		return s
+	}
+	return nil
+}
+
+// Remove takes waiting entries out by their ids, as an admin does, and calls
+// each for every one, with no lock held: it is done, its sender is owed a bounce,
+// and Forget ends it.
+func (q *Queue) Remove(ids []message.ID, each func(e *Entry)) int {
+	return q.takeOut(func(e *Entry) bool { return e.flags&isDurable != 0 && slices.Contains(ids, e.id) }, each)
+}
+
+// takeOut ends the durable entries that match and that no pump was given.
+func (q *Queue) takeOut(match func(e *Entry) bool, each func(e *Entry)) int {
+	var out []*Entry
+	q.mu.Lock()
+	for i := range q.lanes {
+		l := &q.lanes[i]
+		for _, e := range l.ents[l.head:] {
+			if e.flags&(done|given|isDurable) != isDurable || !match(e) {
+				continue
+			}
+			if e.raw == nil {
+				var err error
+				if e.raw, err = q.readLocked(e); err != nil {
+					q.setAsideLocked(e, err)
+					continue
+				}
+			}
+			q.endLocked(e)
+			out = append(out, e)
+		}
+		l.trim()
+	}
+	q.mu.Unlock()
+	for _, e := range out {
+		each(e)
+	}
+	return len(out)
+}
+
+// Info is what can be said of a queue.
+type Info struct {
+	Name     string
+	Messages int
+	Bytes    int64
+	InHand   int
+	Oldest   time.Duration // age of the oldest entry
+	Pumped   bool
+}
+
+// Info describes the queue.
+func (q *Queue) Info() Info {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	info := Info{Name: q.name, Messages: q.count, Bytes: q.bytes, InHand: q.unacked, Pumped: q.pump != nil}
+	for i := range q.lanes {
+		l := &q.lanes[i]
+		for _, e := range l.ents[l.head:] {
+			if e.flags&done == 0 {
+				info.Oldest = max(info.Oldest, time.Duration(q.ageLocked(e))*time.Second)
+				break
+			}
+		}
+	}
+	return info
+}
+
+// Where says where an entry is.
+type Where uint8
+
+// The places.
+const (
+	InHand   Where = iota // in memory only
+	OnDisk                // and perhaps in memory
+	UnderWay              // given to the pump
+)
+
+// Item is what can be said of an entry.
+type Item struct {
+	ID        message.ID // zero while it is in hand only
+	Priority  message.Priority
+	Bytes     int
+	Age, Life time.Duration
+	Where     Where
+	Envelope  []byte
+}
+
+// Items describes the entries behind the one with the id after, or from the first
+// one on if that is zero or not there: at most limit, with their envelopes.
+func (q *Queue) Items(after message.ID, limit int) []Item {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, ok := q.ids[after]; !ok {
+		after = message.ID{}
+	}
+	var items []Item
+	for i := range q.lanes {
+		l := &q.lanes[i]
+		for _, e := range l.ents[l.head:] {
+			switch {
+			case e.flags&done != 0:
+				continue
+			case after != message.ID{}:
+				if e.id == after {
+					after = message.ID{}
+				}
+				continue
+			case len(items) == limit:
+				return items
+			}
+			it := Item{
+				ID: e.id, Priority: message.Priority(e.lane), Bytes: int(e.size),
+				Age: time.Duration(q.ageLocked(e)) * time.Second, Life: time.Duration(e.life) * time.Second,
+			}
+			switch {
+			case e.flags&given != 0:
+				it.Where = UnderWay
+			case e.flags&isDurable != 0:
+				it.Where = OnDisk
+			}
+			if it.Envelope = bytes.Clone(e.raw); it.Envelope == nil {
+				it.Envelope, _ = q.readLocked(e)
+			}
+			items = append(items, it)
+		}
+	}
+	return items
+}
+
+// Since tells when an envelope that waits here on disk was born, by this server's
+// reckoning of its age.
+func (q *Queue) Since(id message.ID) (time.Time, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, ok := q.ids[id]; !ok {
+		return time.Time{}, false
+	}
+	for i := range q.lanes {
+		l := &q.lanes[i]
+		for _, e := range l.ents[l.head:] {
+			if e.id == id && e.flags&(done|isDurable) == isDurable {
+				return time.Now().Add(-time.Duration(q.ageLocked(e)) * time.Second), true
+			}
+		}
+	}
+	return time.Time{}, false
+}

@@ -1,0 +1,44 @@
+package spool
+
+import "github.com/noipchat/noipchat/daemon/message"
+
+// Pump takes from a queue to a connection.
+type Pump interface {
+	// Due notes that there is something to pump, and reports whether nobody else
+	// has undertaken to call Pump. It may be called with locks held, and does nothing else.
+	Due() bool
+	// Pump moves what goes without waiting.
+	Pump()
+}
+
+// Owner is told what became of what it has put.
+type Owner interface {
+	// Settled is called once for each Put, with no lock of this package held:
+	// with Held, Delivered, Refused or Expired, and a refusal for the last two. It
+	// must not block.
+	Settled(t *Turn, token uint64, s message.State, r *message.Refusal)
+}
+
+// Turn is what one goroutine does between two waits: it reads, decides, puts,
+// and wakes pumps, each of which runs once at the end however often it was
+// woken. So many messages share a record and a system call. A Turn belongs to
+// one goroutine.
+type Turn struct {
+	pumps []Pump
+}
+
+// Wake has p run at the end of the turn.
+func (t *Turn) Wake(p Pump) {
+	if p.Due() {
+		t.pumps = append(t.pumps, p)
+	}
+}
+
+// Run ends the turn.
+func (t *Turn) Run() {
+	for i := 0; i < len(t.pumps); i++ { // a pump may wake others
+		t.pumps[i].Pump()
+		t.pumps[i] = nil
+	}
+	t.pumps = t.pumps[:0]
+}

@@ -1,0 +1,191 @@
+package spool
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	maxJump   = time.Minute // by which wall clock and steady clock may differ
+	roomCheck = time.Second // how often a full disk is tried again
+)
+
+// watch sees to all that happens by itself: what is in hand too long goes to
+// disk, what is too old expires, a full disk is tried again. With nothing in
+// hand, nothing near its end and room on the disk, it sleeps.
+func (sp *Spool) watch(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var lastExpiry, lastRoom time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-sp.stirred:
+		case <-timer.C:
+		}
+		now := time.Now()
+		next := time.Hour
+		if sp.sweepHand() {
+			next = sp.o.Moment / 2
+		}
+		if wait := time.Duration(int64(sp.expiry.Load())-int64(sp.steady())) * time.Second; wait <= 0 {
+			if rest := time.Second - now.Sub(lastExpiry); rest > 0 {
+				next = min(next, rest)
+			} else {
+				sp.followClock()
+				sp.expire()
+				lastExpiry = now
+				next = min(next, time.Second)
+			}
+		} else {
+			next = min(next, wait)
+		}
+		if sp.full.Load() || !sp.hasReserve() {
+			if now.Sub(lastRoom) >= roomCheck {
+				lastRoom = now
+				if sp.keepReserve() {
+					sp.setFull(false, nil)
+					sp.refileSoon()
+				}
+			}
+			next = min(next, roomCheck)
+		}
+		timer.Reset(max(next, time.Millisecond))
+	}
+}
+
+func (sp *Spool) hasReserve() bool {
+	sp.reserveMu.Lock()
+	defer sp.reserveMu.Unlock()
+	return sp.reserved
+}
+
+// refileSoon files what a full disk has kept from being filed.
+func (sp *Spool) refileSoon() {
+	sp.unfiledMu.Lock()
+	some := len(sp.unfiled) > 0
+	sp.unfiledMu.Unlock()
+	if some {
+		nudge(sp.fileSoon)
+	}
+}
+
+// sweepHand sends to disk what has been in hand for a moment, and tells whether
+// anything is left in hand.
+func (sp *Spool) sweepHand() bool {
+	sp.handMu.Lock()
+	queues := sp.restless
+	sp.restless = nil
+	sp.handMu.Unlock()
+	if len(queues) == 0 {
+		return false
+	}
+	ripe := sp.now() - int64(sp.o.Moment)
+	var ops []op
+	still := queues[:0]
+	for _, q := range queues {
+		q.mu.Lock()
+		for i := range q.lanes {
+			l := &q.lanes[i]
+			for ; l.file < len(l.ents); l.file++ {
+				e := l.ents[l.file]
+				if e.flags&(done|isDurable|committing|shadow|refusing) != 0 {
+					continue
+				}
+				if e.since > ripe {
+					break
+				}
+				e.flags |= committing
+				q.unacked--
+				ops = append(ops, op{kind: opPut, q: q, e: e})
+			}
+		}
+		if q.restless = q.unacked > 0; q.restless {
+			still = append(still, q)
+		}
+		q.mu.Unlock()
+	}
+	sp.journal.add(ops...)
+	sp.handMu.Lock()
+	defer sp.handMu.Unlock()
+	sp.restless = append(sp.restless, still...)
+	return len(sp.restless) > 0
+}
+
+// expireAt makes sure that watch looks when e is due.
+func (sp *Spool) expireAt(e *Entry) {
+	due := e.born + e.life
+	for {
+		first := sp.expiry.Load()
+		if due >= first {
+			return
+		}
+		if sp.expiry.CompareAndSwap(first, due) {
+			nudge(sp.stirred)
+			return
+		}
+	}
+}
+
+// expire ends what has waited too long. What a pump was given is left alone: its
+// outcome is unknown.
+func (sp *Spool) expire() {
+	now := sp.steady()
+	if time.Duration(sp.now()-sp.calm.Load()) < sp.o.Grace {
+		now = 0
+	}
+	sp.expiry.Store(^uint32(0))
+	var turn Turn
+	for _, q := range sp.Queues() {
+		if now > 0 {
+			q.takeOut(func(e *Entry) bool { return e.flags&isDurable != 0 && e.born+e.life <= now }, func(e *Entry) {
+				sp.stats.Expired.Add(1)
+				if sp.o.Expired == nil {
+					q.Forget(e)
+					return
+				}
+				sp.o.Expired(&turn, q, e)
+			})
+			turn.Run()
+		}
+		q.mu.Lock()
+		for i := range q.lanes {
+			l := &q.lanes[i]
+			for _, e := range l.ents[l.head:] {
+				if e.flags&(done|given|isDurable) == isDurable {
+					sp.expireAt(e)
+				}
+			}
+		}
+		q.mu.Unlock()
+	}
+}
+
+// followClock moves the births of all entries when the wall clock has jumped: an
+// age is what has passed, not what a clock was set to. Nothing expires for a
+// while then, and all is filed again, because ages on disk are by the wall clock.
+func (sp *Spool) followClock() {
+	delta := time.Now().Unix() - int64(sp.steady())
+	if max(delta, -delta) < int64(maxJump/time.Second) {
+		return
+	}
+	sp.notice("the clock has jumped by %v", time.Duration(delta)*time.Second)
+	sp.calm.Store(sp.now())
+	sp.shift.Add(delta)
+	for _, q := range sp.Queues() {
+		q.mu.Lock()
+		for i := range q.lanes {
+			l := &q.lanes[i]
+			for _, e := range l.ents[l.head:] {
+				e.born = uint32(int64(e.born) + delta)
+			}
+		}
+		if q.count > 0 {
+			q.refile = true
+			q.unfiledLocked()
+		}
+		q.mu.Unlock()
+	}
+	nudge(sp.fileSoon)
+}

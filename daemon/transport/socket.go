@@ -1,0 +1,238 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// socket is a TCP or Unix connection. Reading and writing go past net.Conn to
+// the system call, by way of the runtime's poller: that is what lets a reader
+// wait without a buffer and a writer not wait at all. The two closures are made
+// once, because one for each call would be an allocation for each message.
+type socket struct {
+	net.Conn
+	raw syscall.RawConn
+
+	read struct { // used by the one reader
+		lend     func() []byte
+		giveBack func([]byte)
+		buf      []byte
+		n        int
+		err      error
+		do       func(fd uintptr) bool
+	}
+	write struct {
+		mu  sync.Mutex
+		b   []byte
+		n   int
+		err error
+		do  func(fd uintptr) bool
+	}
+}
+
+func newSocket(c net.Conn) (*socket, error) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		c.Close()
+		return nil, fmt.Errorf("a connection of type %T is no socket", c)
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	if tcp, ok := c.(*net.TCPConn); ok {
+		tcp.SetKeepAliveConfig(keepAlive) // an error means that it is closed already
+	}
+	s := &socket{Conn: c, raw: raw}
+	s.read.do, s.write.do = s.readOnce, s.writeOnce
+	return s, nil
+}
+
+// Properties of a socket are those of a fast line: what is beyond it is unknown.
+func (s *socket) Properties() Properties { return Properties{} }
+
+func (s *socket) readOnce(fd uintptr) bool {
+	r := &s.read
+	r.buf = r.lend()
+	for {
+		r.n, r.err = syscall.Read(int(fd), r.buf)
+		switch r.err {
+		case syscall.EINTR:
+			continue
+		case syscall.EAGAIN:
+			r.giveBack(r.buf)
+			r.buf = nil
+			return false // the poller waits, and calls again
+		}
+		return true
+	}
+}
+
+// Borrow implements Conn. It is for one goroutine at a time.
+func (s *socket) Borrow(lend func() []byte, giveBack func([]byte)) ([]byte, int, error) {
+	r := &s.read
+	r.lend, r.giveBack, r.n, r.err = lend, giveBack, 0, nil
+	err := s.raw.Read(r.do)
+	buf := r.buf
+	r.buf = nil
+	switch {
+	case err == nil && r.err != nil:
+		err = os.NewSyscallError("read", r.err)
+	case err == nil && r.n <= 0:
+		err = io.EOF
+	}
+	if err != nil {
+		if buf != nil {
+			giveBack(buf)
+		}
+		return nil, 0, err
+	}
+	return buf, r.n, nil
+}
+
+func (s *socket) writeOnce(fd uintptr) bool {
+	w := &s.write
+	for w.n < len(w.b) {
+		n, err := syscall.Write(int(fd), w.b[w.n:])
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			return true
+		case err != nil:
+			w.err = os.NewSyscallError("write", err)
+			return true
+		}
+		w.n += n
+	}
+	return true
+}
+
+// TryWrite implements Conn. It is safe for concurrent use.
+func (s *socket) TryWrite(b []byte) (int, error) {
+	w := &s.write
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.b, w.n, w.err = b, 0, nil
+	err := s.raw.Write(w.do)
+	w.b = nil
+	if err == nil {
+		err = w.err
+	}
+	return w.n, err
+}
+
+type listener struct{ net.Listener }
+
+// Accept implements Listener.
+func (l listener) Accept() (Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return asConn(newSocket(c))
+}
+
+// FromListener makes a Listener of one of package net's, TCP or Unix: what
+// another process, the service manager say, has opened for us.
+func FromListener(l net.Listener) Listener { return listener{l} }
+
+// keepAlive finds a peer whose machine is gone within two minutes or so. It is
+// the kernel's and costs the channel no byte; what the channel does of its own
+// finds peers that are there but dead. Every TCP socket gets it, also one whose
+// listener somebody else has opened; what package net would set is turned off.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
+
+const noKeepAlive = -1
+
+func listenTCP(ctx context.Context, address string) (Listener, error) {
+	a, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("listening: %q is not ip:port", address)
+	}
+	network := "tcp4" // IPv6 only where IPv6 is meant: [::] is not 0.0.0.0 too
+	if a.Addr().Is6() {
+		network = "tcp6"
+	}
+	lc := net.ListenConfig{KeepAlive: noKeepAlive}
+	l, err := lc.Listen(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return listener{l}, nil
+}
+
+func dialTCP(ctx context.Context, local, remote string) (Conn, error) {
+	if _, err := netip.ParseAddrPort(remote); err != nil {
+		return nil, fmt.Errorf("dialling: %q is not ip:port", remote)
+	}
+	d := net.Dialer{KeepAlive: noKeepAlive}
+	if local != "" {
+		a, err := netip.ParseAddr(local)
+		if err != nil {
+			return nil, fmt.Errorf("dialling from %q: not an IP address", local)
+		}
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0))
+	}
+	return dial(ctx, d, "tcp", remote)
+}
+
+func dial(ctx context.Context, d net.Dialer, network, remote string) (Conn, error) {
+	c, err := d.DialContext(ctx, network, remote)
+	if err != nil {
+		return nil, err
+	}
+	return asConn(newSocket(c))
+}
+
+// asConn keeps a nil *socket from being a Conn that is not nil.
+func asConn(s *socket, err error) (Conn, error) {
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// listenUnix takes over the path of a socket that nobody answers at. What is no
+// socket stays: it is not ours.
+func listenUnix(ctx context.Context, path string) (Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "unix", path)
+	if errors.Is(err, syscall.EADDRINUSE) && isSocket(path) {
+		var d net.Dialer
+		c, dialErr := d.DialContext(ctx, "unix", path)
+		switch {
+		case dialErr == nil:
+			c.Close()
+			return nil, fmt.Errorf("listening at %s: somebody answers there already", path)
+		case !errors.Is(dialErr, syscall.ECONNREFUSED):
+			return nil, err
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+		l, err = lc.Listen(ctx, "unix", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return listener{l}, nil
+}
+
+func isSocket(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode().Type() == os.ModeSocket
+}
+
+func dialUnix(ctx context.Context, _, remote string) (Conn, error) {
+	return dial(ctx, net.Dialer{}, "unix", remote)
+}

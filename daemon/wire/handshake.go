@@ -1,0 +1,194 @@
+package wire
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"io"
+
+	"github.com/flynn/noise"
+
+	"github.com/noipchat/noipchat/daemon/identity"
+	"github.com/noipchat/noipchat/daemon/transport"
+)
+
+var suite = noise.NewCipherSuite(noise.DH25519, noise.CipherAESGCM, noise.HashSHA256)
+
+// The handshake is Noise_XX_25519_AESGCM_SHA256 with Magic as its prologue:
+//
+//	client                        server
+//	Magic, e            ───────▶
+//	                    ◀───────  e, ee, s, es, its hello
+//	s, se, hello, login ───────▶
+//	                    ◀───────  the first record: welcome, or no
+//
+// each message behind two bytes of length. The client's static key is its
+// device's key, so the handshake itself proves the login by device, and no
+// signature is needed.
+
+// Answer is the server's side. It returns the channel with what the client said
+// of itself; whether to let it in is the caller's to decide, and to say in the
+// first record. The caller has set a deadline on conn.
+func Answer(conn transport.Conn, key identity.Key, hello ServerHello) (*Conn, ClientHello, error) {
+	return answer(conn, key, hello, rand.Reader)
+}
+
+func answer(conn transport.Conn, key identity.Key, hello ServerHello, random io.Reader) (*Conn, ClientHello, error) {
+	var ch ClientHello
+	public := key.Public()
+	hello.Ed25519 = [32]byte(public[32:])
+	payload := hello.append(nil)
+	if err := new(ServerHello).parse(payload); err != nil {
+		return nil, ch, fmt.Errorf("our own hello: %w", err)
+	}
+	var magic [len(Magic)]byte
+	if _, err := io.ReadFull(conn, magic[:]); err != nil {
+		return nil, ch, err
+	}
+	if string(magic[:]) != Magic {
+		if string(magic[:3]) == Magic[:3] {
+			return nil, ch, broken("it speaks version %d, this server version %d", magic[3], Magic[3])
+		}
+		return nil, ch, broken("%q is no beginning of a NoIPChat connection", magic[:])
+	}
+	private, _ := key.X25519()
+	h, err := newHandshake(conn, noise.DHKey{Private: private, Public: public[:32]}, false, Magic, random)
+	if err != nil {
+		return nil, ch, err
+	}
+	if _, err := h.read(keySize); err != nil {
+		return nil, ch, err
+	}
+	if err := h.write(nil, payload); err != nil {
+		return nil, ch, err
+	}
+	if payload, err = h.read(maxMsg); err != nil {
+		return nil, ch, err
+	}
+	if err := ch.parse(payload); err != nil {
+		return nil, ch, broken("the client's hello: %v", err)
+	}
+	copy(ch.Key[:32], h.PeerStatic())
+	if ch.Method != ByDevice && !ch.Key.Verify(append([]byte(proofOf), ch.Key[:32]...), ch.proof) {
+		return nil, ch, broken("the client's hello: the two halves of its key don't belong together")
+	}
+	c, err := Resume(conn, h.state(false))
+	return c, ch, err
+}
+
+// Open is the client's side. meet is called with the server's hello and key
+// before anything of the client's own is sent: it returns the client's hello, or
+// an error, which ends the handshake and is returned as it is. The server waits
+// only for seconds: who has to ask a person returns an error and comes again.
+// The Ed25519 half of the server's key is what the server says; only the other
+// half is proved. The caller has set a deadline on conn.
+func Open(conn transport.Conn, key identity.Key, meet func(ServerHello) (ClientHello, error)) (*Conn, error) {
+	return open(conn, key, meet, rand.Reader)
+}
+
+func open(conn transport.Conn, key identity.Key, meet func(ServerHello) (ClientHello, error), random io.Reader) (*Conn, error) {
+	public := key.Public()
+	private, _ := key.X25519()
+	h, err := newHandshake(conn, noise.DHKey{Private: private, Public: public[:32]}, true, Magic, random)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.write([]byte(Magic), nil); err != nil {
+		return nil, err
+	}
+	payload, err := h.read(maxMsg)
+	if err != nil {
+		return nil, err
+	}
+	var sh ServerHello
+	if err := sh.parse(payload); err != nil {
+		return nil, broken("the server's hello: %v", err)
+	}
+	copy(sh.Key[:32], h.PeerStatic())
+	copy(sh.Key[32:], sh.Ed25519[:])
+	ch, err := meet(sh)
+	if err != nil {
+		return nil, err
+	}
+	ch.Key = public
+	if ch.proof = nil; ch.Method != ByDevice {
+		ch.proof = key.Sign(append([]byte(proofOf), public[:32]...))
+	}
+	payload = ch.append(nil)
+	if err := new(ClientHello).parse(payload); err != nil {
+		return nil, fmt.Errorf("our own hello: %w", err)
+	}
+	if err := h.write(nil, payload); err != nil {
+		return nil, err
+	}
+	return Resume(conn, h.state(true))
+}
+
+// handshake is one side of a Noise handshake over a stream.
+type handshake struct {
+	*noise.HandshakeState
+	conn               io.ReadWriter
+	toServer, toClient *noise.CipherState // after the last message
+}
+
+func newHandshake(conn io.ReadWriter, static noise.DHKey, initiator bool, prologue string, random io.Reader) (*handshake, error) {
+	hs, err := noise.NewHandshakeState(noise.Config{
+		CipherSuite:   suite,
+		Random:        random,
+		Pattern:       noise.HandshakeXX,
+		Initiator:     initiator,
+		Prologue:      []byte(prologue),
+		StaticKeypair: static,
+	})
+	return &handshake{HandshakeState: hs, conn: conn}, err
+}
+
+// write sends what comes before and the next message with a payload, at once.
+func (h *handshake) write(before, payload []byte) error {
+	if len(payload) > maxHello {
+		return fmt.Errorf("a hello of %d bytes is longer than %d", len(payload), maxHello)
+	}
+	at := len(before) + 2
+	msg, first, second, err := h.WriteMessage(append(before, 0, 0), payload)
+	if err != nil {
+		return err
+	}
+	h.toServer, h.toClient = first, second
+	binary.BigEndian.PutUint16(msg[at-2:], uint16(len(msg)-at))
+	_, err = h.conn.Write(msg)
+	return err
+}
+
+// read returns the payload of the next message, which has at most max bytes.
+func (h *handshake) read(max int) ([]byte, error) {
+	var head [2]byte
+	if _, err := io.ReadFull(h.conn, head[:]); err != nil {
+		return nil, err
+	}
+	n := int(binary.BigEndian.Uint16(head[:]))
+	if n > max {
+		return nil, broken("a handshake message of %d bytes, where %d are allowed", n, max)
+	}
+	msg := make([]byte, n)
+	if _, err := io.ReadFull(h.conn, msg); err != nil {
+		return nil, err
+	}
+	payload, first, second, err := h.ReadMessage(nil, msg)
+	if err != nil {
+		return nil, broken("the handshake: %v", err)
+	}
+	h.toServer, h.toClient = first, second
+	return payload, nil
+}
+
+// state takes the keys out of Noise: from here on the counters are ours.
+func (h *handshake) state(client bool) State {
+	in, out := h.toServer, h.toClient
+	if client {
+		in, out = out, in
+	}
+	return State{
+		In:  Direction{Key: in.UnsafeKey(), Number: in.Nonce()},
+		Out: Direction{Key: out.UnsafeKey(), Number: out.Nonce()},
+	}
+}

@@ -1,0 +1,200 @@
+package wire
+
+import (
+	"crypto/ed25519"
+	"net/netip"
+
+	"github.com/noipchat/noipchat/daemon/identity"
+	"github.com/noipchat/noipchat/daemon/message"
+)
+
+// Window is how much a side takes before it has acked: its promise to the other,
+// which must not have more under way.
+type Window struct {
+	Count int // envelopes, 1 to 65,535
+	Bytes int // of envelopes, MaxEnvelope to 1 GiB
+}
+
+// Features that a hello may name; the unknown are ignored. There are none yet.
+const maxFeatures = 64
+
+const maxPublic = 32 // addresses in a server's hello
+
+// ServerHello is what a server says of itself, to anybody who asks.
+type ServerHello struct {
+	Name     string             // the server's
+	Ed25519  [32]byte           // the half of its key that the handshake doesn't show
+	Features []uint64           // rising
+	Public   []string           // "ip:port" at which it is reached
+	Window   Window             // what it takes
+	Idle     uint64             // seconds of silence after which it lets a session go; it wants a ping before
+	Key      identity.PublicKey // both halves; filled in by Open
+}
+
+func (h *ServerHello) append(b []byte) []byte {
+	b = message.AppendArray(b, 7)
+	b = message.AppendString(b, h.Name)
+	b = message.AppendBytes(b, h.Ed25519[:])
+	b = appendFeatures(b, h.Features)
+	b = message.AppendArray(b, len(h.Public))
+	for _, a := range h.Public {
+		b = message.AppendString(b, a)
+	}
+	b = appendWindow(b, h.Window)
+	b = message.AppendUint(b, h.Idle)
+	return message.AppendMap(b, 0)
+}
+
+func (h *ServerHello) parse(b []byte) error {
+	r := message.NewReader(b)
+	r.Tuple(7)
+	h.Name = r.String(message.MaxName)
+	if err := message.CheckName(h.Name); r.Err() == nil && err != nil {
+		r.Fail("%v", err)
+	}
+	copy(h.Ed25519[:], readKey(&r))
+	h.Features = readFeatures(&r)
+	h.Public = make([]string, r.Array(maxPublic))
+	for i := range h.Public {
+		h.Public[i] = r.String(64)
+		if _, err := netip.ParseAddrPort(h.Public[i]); r.Err() == nil && err != nil {
+			r.Fail("%q is not ip:port", h.Public[i])
+		}
+	}
+	h.Window = readWindow(&r)
+	h.Idle = r.Uint(1<<32 - 1)
+	r.Fields(nil)
+	return r.End()
+}
+
+// Method is a way to log in.
+type Method uint8
+
+// The methods.
+const (
+	ByDevice   Method = 1 // the handshake has proved the device's key
+	ByPassword Method = 2 // makes the key that the handshake has proved a device of the user's
+	ByJoining  Method = 3 // makes the user too
+)
+
+// ClientHello is what a client says of itself, and its login.
+type ClientHello struct {
+	Key      identity.PublicKey // its device's; proved by the handshake when Answer returns it
+	Agent    string             // the program and its version, for logs
+	Features []uint64
+	Window   Window
+	Method   Method
+	User     string // without the server
+	Password string // ByPassword, ByJoining
+	Label    string // the device's name for people: ByPassword, ByJoining
+	Invite   string // ByJoining
+
+	proof []byte // that the Ed25519 half of Key is the client's too; unless ByDevice
+}
+
+// proofOf is what a new device signs, followed by the X25519 half of its key: the
+// handshake proves that half, and this that the two belong together. It is not
+// needed again when the server knows the whole key.
+const proofOf = "noipchat device key"
+
+// Bounds of what a login says, in bytes.
+const (
+	maxAgent  = 64 // and of labels and invitations
+	maxSecret = 1024
+)
+
+func (h *ClientHello) append(b []byte) []byte {
+	b = message.AppendArray(b, 12)
+	b = append(b, 1) // the role: a device; servers come with links
+	b = message.AppendBytes(b, h.Key[32:])
+	b = message.AppendBytes(b, h.proof)
+	b = message.AppendString(b, h.Agent)
+	b = appendFeatures(b, h.Features)
+	b = appendWindow(b, h.Window)
+	b = message.AppendUint(b, uint64(h.Method))
+	b = message.AppendString(b, h.User)
+	b = message.AppendString(b, h.Password)
+	b = message.AppendString(b, h.Label)
+	b = message.AppendString(b, h.Invite)
+	return message.AppendMap(b, 0)
+}
+
+func (h *ClientHello) parse(b []byte) error {
+	r := message.NewReader(b)
+	r.Tuple(12)
+	if role := r.Uint(127); role != 1 {
+		r.Fail("role %d is not known", role)
+	}
+	copy(h.Key[32:], readKey(&r))
+	h.proof = r.Bytes(ed25519.SignatureSize)
+	h.Agent = r.Text(maxAgent)
+	h.Features = readFeatures(&r)
+	h.Window = readWindow(&r)
+	h.Method = Method(r.Uint(127))
+	if r.Err() == nil && (h.Method < ByDevice || h.Method > ByJoining) {
+		r.Fail("the way to log in %d is not known", h.Method)
+	}
+	if want := h.proofSize(); len(h.proof) != want {
+		r.Fail("a proof of %d bytes, want %d", len(h.proof), want)
+	}
+	h.User = r.String(message.MaxName)
+	if err := message.CheckName(h.User); r.Err() == nil && err != nil {
+		r.Fail("%v", err)
+	}
+	h.Password = r.String(maxSecret)
+	h.Label = r.Text(maxAgent)
+	h.Invite = r.Text(maxAgent)
+	r.Fields(nil)
+	return r.End()
+}
+
+func (h *ClientHello) proofSize() int {
+	if h.Method == ByDevice {
+		return 0
+	}
+	return ed25519.SignatureSize
+}
+
+func readKey(r *message.Reader) []byte {
+	k := r.Bytes(32)
+	if r.Err() == nil && len(k) != 32 {
+		r.Fail("a key of %d bytes", len(k))
+	}
+	return k
+}
+
+func appendFeatures(b []byte, features []uint64) []byte {
+	b = message.AppendArray(b, len(features))
+	for _, f := range features {
+		b = message.AppendUint(b, f)
+	}
+	return b
+}
+
+func readFeatures(r *message.Reader) []uint64 {
+	n := r.Array(maxFeatures)
+	if n == 0 {
+		return nil
+	}
+	features := make([]uint64, n)
+	for i := range features {
+		features[i] = r.Uint(1<<32 - 1)
+		if i > 0 && features[i] <= features[i-1] {
+			r.Fail("the features do not rise")
+		}
+	}
+	return features
+}
+
+func appendWindow(b []byte, w Window) []byte {
+	b = message.AppendUint(b, uint64(w.Count))
+	return message.AppendUint(b, uint64(w.Bytes))
+}
+
+func readWindow(r *message.Reader) Window {
+	w := Window{int(r.Uint(65535)), int(r.Uint(1 << 30))}
+	if r.Err() == nil && (w.Count == 0 || w.Bytes < message.MaxEnvelope) {
+		r.Fail("a window of %d envelopes and %d bytes", w.Count, w.Bytes)
+	}
+	return w
+}

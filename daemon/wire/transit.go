@@ -1,0 +1,77 @@
+package wire
+
+import (
+	"math/bits"
+
+	"github.com/noipchat/noipchat/daemon/message"
+)
+
+// Transit is what goes with an envelope and changes at every hop. On the wire it
+// is an array of 3 before the envelope: the receivers on this branch (nil: all),
+// the age, and a map for what links add.
+type Transit struct {
+	Open uint64 // the receivers it still is for: bit i is To[i]; 0: all
+	Age  uint32 // seconds since it was written, as far as its holders could tell
+}
+
+// EnvelopeSize is the length of an envelope's frame.
+func EnvelopeSize(t Transit, raw []byte) int {
+	n := transitSize(t) + len(raw)
+	return 1 + message.UintSize(uint64(n)) + n
+}
+
+func transitSize(t Transit) int {
+	n := 3 + message.UintSize(uint64(t.Age))
+	if t.Open != 0 {
+		open := bits.OnesCount64(t.Open)
+		if open >= 16 {
+			n += 2
+		}
+		n += open // each index is below 64: one byte
+	}
+	return n
+}
+
+// AppendEnvelope appends an envelope's frame.
+func AppendEnvelope(b []byte, t Transit, raw []byte) []byte {
+	b = appendHead(b, EnvelopeFrame, transitSize(t)+len(raw))
+	b = message.AppendArray(b, 3)
+	if t.Open == 0 {
+		b = message.AppendNil(b)
+	} else {
+		b = message.AppendArray(b, bits.OnesCount64(t.Open))
+		for open := t.Open; open != 0; open &= open - 1 {
+			b = append(b, byte(bits.TrailingZeros64(open)))
+		}
+	}
+	b = message.AppendUint(b, uint64(t.Age))
+	b = message.AppendMap(b, 0)
+	return append(b, raw...)
+}
+
+// ParseEnvelope splits an envelope's frame. raw is what is there, for
+// message.Envelope.Parse to judge; so are receivers that the envelope hasn't got.
+func ParseEnvelope(body []byte) (t Transit, raw []byte, err error) {
+	r := message.NewReader(body)
+	r.Tuple(3)
+	if !r.Nil() {
+		n, last := r.Array(message.MaxTo), -1
+		for range n {
+			i := int(r.Uint(message.MaxTo - 1))
+			if i <= last {
+				r.Fail("the receivers do not rise")
+			}
+			last = i
+			t.Open |= 1 << i
+		}
+		if n == 0 {
+			r.Fail("for no receiver")
+		}
+	}
+	t.Age = uint32(r.Uint(1<<32 - 1))
+	r.Fields(nil)
+	if r.Err() != nil {
+		return t, nil, broken("an envelope's frame: %v", r.Err())
+	}
+	return t, r.Rest(), nil
+}
