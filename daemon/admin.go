@@ -133,7 +133,7 @@ func (d *Daemon) known(name string, err error) error {
 func (d *Daemon) Invites(context.Context) ([]control.Invite, error) {
 	var all []control.Invite
 	for _, i := range d.users.Invites() {
-		all = append(all, control.Invite{Token: i.ID, Expires: i.Expires, Uses: i.Uses, User: i.User})
+		all = append(all, control.Invite{ID: i.ID, Expires: i.Expires, Uses: i.Uses, User: i.User})
 	}
 	return all, nil
 }
@@ -149,8 +149,12 @@ func (d *Daemon) Invite(_ context.Context, r control.InviteRequest) (control.Inv
 	if err != nil {
 		return control.Invite{}, err
 	}
+	id, err := identity.InviteID(token)
+	if err != nil {
+		return control.Invite{}, err
+	}
 	line := identity.Line{Server: d.config.Name, Addresses: public[:min(len(public), 16)], Key: d.key.Public(), User: r.User, Invite: token}
-	return control.Invite{Line: line.String(), Token: token, Expires: time.Now().Add(valid), Uses: r.Uses, User: r.User}, nil
+	return control.Invite{ID: id, Line: line.String(), Expires: time.Now().Add(valid), Uses: r.Uses, User: r.User}, nil
 }
 
 // RevokeInvite implements control.Daemon.
@@ -193,23 +197,23 @@ func (d *Daemon) Queues(context.Context) ([]control.Queue, error) {
 	return all, nil
 }
 
-// Queue implements control.Daemon. Queues of a user are one list, device by device.
+// Queue implements control.Daemon. The queues of a user's devices are one list, and
+// an After that is in none of them begins it anew.
 func (d *Daemon) Queue(_ context.Context, p control.QueuePage) ([]control.QueueItem, error) {
 	queues := d.queuesOf(p.Name)
 	if len(queues) == 0 {
 		return nil, fmt.Errorf("queue %s: %w", p.Name, control.ErrNotFound)
 	}
+	if i := slices.IndexFunc(queues, func(q *spool.Queue) bool { _, ok := q.Since(p.After); return ok }); i > 0 {
+		queues = queues[i:]
+	}
 	var page []control.QueueItem
-	after := p.After
 	for _, q := range queues {
-		for _, i := range q.Items(after, p.Limit-len(page)) {
+		for _, i := range q.Items(p.After, p.Limit-len(page)) {
 			page = append(page, item(i))
 		}
 		if len(page) == p.Limit {
 			break
-		}
-		if len(page) > 0 {
-			after = message.ID{}
 		}
 	}
 	return page, nil

@@ -23,7 +23,7 @@ func (a *app) userInvite() *cobra.Command {
 		Short: "make an invitation: a line for somebody who shall join",
 		Long: "Makes an invitation, and prints the line to hand to somebody who shall join\n" +
 			"(noipchat join LINE). Without NAME the guest chooses his name.",
-		Example: "noipctl user invite bob --valid 12h\nnoipctl user invite --uses 30\nnoipctl user invite --list",
+		Example: "noipctl user invite bob --valid 12h\nnoipctl user invite --uses 30\nnoipctl user invite --list\nnoipctl user invite --revoke 1a2b3c4d",
 		Args:    cli.Args("[NAME]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			fresh := len(args) > 0 || cmd.Flags().Changed("valid") || cmd.Flags().Changed("uses")
@@ -63,7 +63,7 @@ func (a *app) userInvite() *cobra.Command {
 	flags.Var(&valid, "valid", "how long it is valid: a `TIME` as 30m, 12h or 7d")
 	flags.IntVar(&uses, "uses", 1, "`NUMBER` of guests who may join with it")
 	flags.BoolVar(&list, "list", false, "list the invitations that are valid")
-	flags.StringVar(&revoke, "revoke", "", "make the one with this `TOKEN` invalid")
+	flags.StringVar(&revoke, "revoke", "", "make the one with this `ID`, as in --list, invalid")
 	return cmd
 }
 
@@ -76,9 +76,9 @@ func (a *app) inviteList(cmd *cobra.Command) error {
 		return lines(cmd, invites)
 	}
 	t := new(cli.Table)
-	t.Row("TOKEN", "USER", "USES", "EXPIRES")
+	t.Row("ID", "USER", "USES", "EXPIRES")
 	for _, i := range invites {
-		t.Row(i.Token, i.User, fmt.Sprint(i.Uses), when(i.Expires))
+		t.Row(i.ID, i.User, fmt.Sprint(i.Uses), when(i.Expires))
 	}
 	return t.Write(cmd.OutOrStdout(), "no invitations")
 }

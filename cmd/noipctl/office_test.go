@@ -23,6 +23,7 @@ type office struct {
 	users     []control.User
 	passwords map[string]string
 	invites   []control.Invite
+	invited   int // so far
 	sessions  []control.Session
 	waiting   []control.QueueItem // bob's
 }
@@ -159,21 +160,24 @@ func (o *office) Invites(context.Context) ([]control.Invite, error) {
 func (o *office) Invite(_ context.Context, r control.InviteRequest) (control.Invite, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	token := fmt.Sprintf("t%d", len(o.invites)+1)
+	token := fmt.Sprintf("t%d", o.invited+1)
+	o.invited++
 	i := control.Invite{
-		Line:  "noipchat://server1@203.0.113.5:10001/?key=noip1abc&invite=" + token,
-		Token: token, Uses: r.Uses, User: r.User,
+		Line: "noipchat://server1@203.0.113.5:10001/?key=noip1abc&invite=" + token,
+		ID:   fmt.Sprintf("0000abc%d", o.invited), Uses: r.Uses, User: r.User,
 		Expires: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(r.ValidSeconds) * time.Second),
 	}
-	o.invites = append(o.invites, i)
+	kept := i // the line is told once
+	kept.Line = ""
+	o.invites = append(o.invites, kept)
 	return i, nil
 }
 
-func (o *office) RevokeInvite(_ context.Context, token string) error {
+func (o *office) RevokeInvite(_ context.Context, id string) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	before := len(o.invites)
-	o.invites = slices.DeleteFunc(o.invites, func(i control.Invite) bool { return i.Token == token })
+	o.invites = slices.DeleteFunc(o.invites, func(i control.Invite) bool { return i.ID == id })
 	if len(o.invites) == before {
 		return fmt.Errorf("invitation: %w", control.ErrNotFound)
 	}

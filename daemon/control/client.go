@@ -90,9 +90,9 @@ func (c *Client) Invite(ctx context.Context, r InviteRequest) (Invite, error) {
 	return call[Invite](ctx, c, "invite/add", r)
 }
 
-// RevokeInvite makes an invitation worthless.
-func (c *Client) RevokeInvite(ctx context.Context, token string) error {
-	_, err := call[nothing](ctx, c, "invite/revoke", inviteToken{token})
+// RevokeInvite makes an invitation worthless; id is an Invite's ID.
+func (c *Client) RevokeInvite(ctx context.Context, id string) error {
+	_, err := call[nothing](ctx, c, "invite/revoke", inviteID{id})
 	return err
 }
 

@@ -38,7 +38,7 @@ type Daemon interface {
 
 	Invites(ctx context.Context) ([]Invite, error)
 	Invite(ctx context.Context, r InviteRequest) (Invite, error)
-	RevokeInvite(ctx context.Context, token string) error
+	RevokeInvite(ctx context.Context, id string) error // an Invite's ID
 
 	Sessions(ctx context.Context) ([]Session, error)
 	CloseSession(ctx context.Context, id string) error

@@ -78,12 +78,12 @@ func (r InviteRequest) check() error {
 // maxSeconds is what a time.Duration holds.
 const maxSeconds = time.Duration(1<<63-1) / time.Second
 
-type inviteToken struct {
-	Token string `json:"token"`
+type inviteID struct {
+	ID string `json:"id"`
 }
 
-func (inviteToken) check() error    { return nil }
-func (inviteToken) subject() string { return "" } // it is a secret
+func (inviteID) check() error    { return nil }
+func (inviteID) subject() string { return "" } // somebody may have pasted the secret
 
 type sessionID struct {
 	ID string `json:"id"`

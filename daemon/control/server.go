@@ -49,8 +49,8 @@ func NewHandler(d Daemon, log *slog.Logger) http.Handler {
 		return nothing{}, d.RemoveUser(ctx, r.Name)
 	})
 	change(h, "invite/add", d.Invite)
-	change(h, "invite/revoke", func(ctx context.Context, r inviteToken) (nothing, error) {
-		return nothing{}, d.RevokeInvite(ctx, r.Token)
+	change(h, "invite/revoke", func(ctx context.Context, r inviteID) (nothing, error) {
+		return nothing{}, d.RevokeInvite(ctx, r.ID)
 	})
 	change(h, "session/close", func(ctx context.Context, r sessionID) (nothing, error) {
 		return nothing{}, d.CloseSession(ctx, r.ID)

@@ -104,10 +104,11 @@ type InviteRequest struct {
 	Uses         int    `json:"uses"`           // above 0
 }
 
-// Invite is an invitation that somebody may still use.
+// Invite is an invitation that somebody may still use. The server keeps no more
+// of its secret than a hash: the line is in the answer to Invite and never again.
 type Invite struct {
-	Line    string    `json:"line"`  // "noipchat://…", to be handed to the guest
-	Token   string    `json:"token"` // the secret part of it; names it in RevokeInvite
+	ID      string    `json:"id"`             // for RevokeInvite; no secret
+	Line    string    `json:"line,omitempty"` // "noipchat://…", to be handed to the guest
 	Expires time.Time `json:"expires"`
 	Uses    int       `json:"uses"` // how many are left
 	User    string    `json:"user,omitempty"`

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -156,5 +155,5 @@ func TestBatchOtherFileSystem(t *testing.T) {
 	if err := b.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	wantOnly(t, other, maps.Clone(want))
+	wantOnly(t, other, want)
 }

@@ -24,7 +24,8 @@ type File struct {
 
 // CreateFile makes a file of size zero bytes at path, mode 0600, and opens it.
 // The file appears under its name when all of it is durable; if there is
-// something at path already it fails with fs.ErrExist.
+// something at path already it fails with fs.ErrExist. Another error may leave
+// the whole file at path.
 func CreateFile(path string, size int64) (*File, error) {
 	// Written, not only allocated: the first write to an allocated block
 	// changes metadata (the extent becomes a written one), and each Datasync
@@ -89,7 +90,7 @@ func (f *File) Datasync() error {
 	if e := f.raw.Control(func(fd uintptr) {
 		err = retry(func() error { return unix.Fdatasync(int(fd)) })
 	}); e != nil {
-		err = e
+		err = fs.ErrClosed // the only reason, but os has a private error for it
 	}
 	if err != nil {
 		return &fs.PathError{Op: stepDatasync, Path: f.path, Err: err}

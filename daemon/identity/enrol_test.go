@@ -155,7 +155,7 @@ func TestRehash(t *testing.T) {
 func TestEnrolLimited(t *testing.T) {
 	h := newHasher(t, cheap, 1)
 	c := &clock{now: epoch}
-	u := open(t, t.TempDir(), Options{Hasher: h, Now: c.Now, Failures: 3, Window: time.Minute})
+	u := open(t, t.TempDir(), Options{Hasher: h, Now: c.Now, Failures: 3, AddressFails: 3, Window: time.Minute})
 	add(t, u, "alice", "bob")
 	key := NewKey().Public()
 	try := func(name, password, source string) error {
@@ -233,7 +233,7 @@ func TestEnrolLimited(t *testing.T) {
 // Who guesses many times at once has no more guesses than who waits for answers.
 func TestEnrolLimitedAtOnce(t *testing.T) {
 	h := newHasher(t, cheap, 1)
-	u := open(t, t.TempDir(), Options{Hasher: h, Failures: 5})
+	u := open(t, t.TempDir(), Options{Hasher: h, Failures: 5, AddressFails: 5})
 	add(t, u, "alice")
 	before := h.Evaluations()
 	if err := h.acquire(t.Context()); err != nil { // all of them wait for their turn

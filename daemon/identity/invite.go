@@ -92,11 +92,20 @@ func (u *Users) Invites() []Invite {
 	var open []Invite
 	for _, i := range u.invites {
 		if now.Before(i.Expires) {
-			i.ID = hex.EncodeToString(i.hash[:4])
+			i.ID = inviteID(i.hash)
 			open = append(open, i)
 		}
 	}
 	return open
+}
+
+// inviteID names an invitation without telling its token.
+func inviteID(hash [32]byte) string { return hex.EncodeToString(hash[:4]) }
+
+// InviteID returns the ID of the invitation with this token.
+func InviteID(token string) (string, error) {
+	hash, err := hashToken(token)
+	return inviteID(hash), err
 }
 
 // RevokeInvite makes an invitation invalid.

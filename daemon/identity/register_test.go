@@ -60,7 +60,7 @@ func TestJoinInvited(t *testing.T) {
 	dir := t.TempDir()
 	c := &clock{now: epoch}
 	h := newHasher(t, cheap, 0)
-	o := Options{Hasher: h, Mode: InviteOnly, Now: c.Now, Failures: 100}
+	o := Options{Hasher: h, Mode: InviteOnly, Now: c.Now, Failures: 100, AddressFails: 100}
 	u := open(t, dir, o)
 	add(t, u, "alice")
 	token := invite(t, u, InviteOptions{})
@@ -183,7 +183,7 @@ func TestInvitesBounded(t *testing.T) {
 
 // An invitation is worth what it says, however many come at once.
 func TestInviteUsedOnce(t *testing.T) {
-	u := open(t, t.TempDir(), Options{Mode: InviteOnly, Failures: 1000})
+	u := open(t, t.TempDir(), Options{Mode: InviteOnly, Failures: 1000, AddressFails: 1000})
 	token := invite(t, u, InviteOptions{Uses: 3})
 	var joined atomic.Int32
 	var wg sync.WaitGroup
@@ -247,7 +247,7 @@ func TestJoinOrder(t *testing.T) {
 func TestJoinOpen(t *testing.T) {
 	h := newHasher(t, cheap, 0)
 	c := &clock{now: epoch}
-	u := open(t, t.TempDir(), Options{Hasher: h, Mode: Open, Now: c.Now, JoinsPerHour: 2, MaxUsers: 4, Failures: 3, Window: time.Minute})
+	u := open(t, t.TempDir(), Options{Hasher: h, Mode: Open, Now: c.Now, JoinsPerHour: 2, MaxUsers: 4, Failures: 3, AddressFails: 3, Window: time.Minute})
 	for _, name := range []string{"alice", "bob"} {
 		if err := join(u, "", name, "192.0.2.1:99"); err != nil {
 			t.Fatal(err)
