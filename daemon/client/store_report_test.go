@@ -87,7 +87,11 @@ func TestReportBelief(t *testing.T) {
 	} {
 		s := aliceStore(t)
 		m := enqueue(t, s, Outgoing{To: to(bob)})
-		r := receive(t, s, reportFrom(t, 1, c.from, message.Report{State: c.state, Receiver: bob, Counters: counters(1)}))[0]
+		report := message.Report{State: c.state, Receiver: bob, Counters: counters(1)}
+		if c.state == message.Refused || c.state == message.Expired {
+			report.Code = message.CodeExpired
+		}
+		r := receive(t, s, reportFrom(t, 1, c.from, report))[0]
 		wantState := "queued"
 		if c.wrong == "" {
 			wantState = c.state.String()
@@ -109,7 +113,7 @@ func TestReportWrong(t *testing.T) {
 		return incoming(t, message.Envelope{Kind: kind, From: bob, Device: 0xdead, Counter: counter, Body: body})
 	}
 	delivered := message.Report{State: message.Delivered, Receiver: bob, Device: aliceDevice, Counters: counters(1)}
-	refused := message.Report{State: message.Refused, Receiver: bob, Device: aliceDevice, Counters: counters(1)}
+	refused := message.Report{State: message.Refused, Receiver: bob, Device: aliceDevice, Counters: counters(1), Code: message.CodeQuota}
 	foreign := message.Report{State: message.Read, Receiver: bob, Device: aliceDevice + 1, Counters: counters(1)}
 	batch := []Incoming{
 		envelope(1, message.Receipt, nil),

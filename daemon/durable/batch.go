@@ -48,10 +48,10 @@ type batchFile struct {
 	write func(io.Writer) error
 }
 
-// shareFrom is the number of files from which on syncs are shared. Below it, a
-// slow disk needs some 2*16 flushes; syncfs might wait for gigabytes of
-// somebody else's.
-const shareFrom = 16
+// shareFrom is the number of files from which on syncs are shared. Below it a
+// slow disk needs fewer than 16 flushes, while syncfs might have to write
+// gigabytes of somebody else's.
+const shareFrom = 8
 
 // NewBatch returns an empty batch for files below the directory root, which
 // must exist. Missing directories below it are made by Commit with root's

@@ -5,7 +5,6 @@ package durable
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -43,9 +42,9 @@ var scenarios = map[string]scenario{
 		run:   func(dir string) error { return MkdirAll(filepath.Join(dir, "a/b/c"), 0o700) },
 	},
 	"journal": {
-		after: map[string]string{"j": string(make([]byte, 2<<20+1))},
+		after: map[string]string{"j": string(make([]byte, 1<<20+1))},
 		run: func(dir string) error {
-			f, err := CreateFile(filepath.Join(dir, "j"), 2<<20+1)
+			f, err := CreateFile(filepath.Join(dir, "j"), 1<<20+1)
 			if err == nil {
 				err = f.Close()
 			}
@@ -64,28 +63,23 @@ var scenarios = map[string]scenario{
 			return f.Rename(filepath.Join(dir, "d/j2"))
 		},
 	},
-	"small batch": batchOf(3),
+	"small batch": batchOf(7),
 	"large batch": batchOf(shareFrom + 1),
 }
 
-// batchOf replaces one file and makes n-1, all in directories of their own, the
-// first of which exists.
+// batchOf replaces one file and makes n-1, six in a directory, of which the
+// first exists.
 func batchOf(n int) scenario {
-	s := scenario{
-		before: map[string]string{"q0": "/", "q0/d0": "/", nth(0): "old"},
-		after:  map[string]string{},
-	}
+	s := scenario{before: map[string]string{"d0": "/", "d0/f0": "old"}, after: map[string]string{}}
 	for i := range n {
-		s.after[filepath.Dir(filepath.Dir(nth(i)))], s.after[filepath.Dir(nth(i))] = "/", "/"
-		s.after[nth(i)] = "new " + nth(i)
+		name := fmt.Sprintf("d%d/f%d", i/6, i)
+		s.after[filepath.Dir(name)], s.after[name] = "/", "new "+name
 	}
 	s.run = func(dir string) error {
 		b := NewBatch(dir)
 		for i := range n {
-			b.AddFunc(filepath.Join(dir, nth(i)), func(w io.Writer) error {
-				_, err := io.WriteString(w, "new "+nth(i))
-				return err
-			}, 0o600)
+			name := fmt.Sprintf("d%d/f%d", i/6, i)
+			b.Add(filepath.Join(dir, name), []byte("new "+name), 0o600)
 		}
 		return b.Commit()
 	}
@@ -256,29 +250,19 @@ func TestKilledAtEachStep(t *testing.T) {
 // itself could replace this one.
 func TestSteps(t *testing.T) {
 	t.Cleanup(func() { SetFault(Plan{}) })
-	count := func(step string, n int) []string { return slices.Repeat([]string{step}, n) }
-	large := slices.Concat(
-		// The first directory exists, q0 too; of four files three need a q.
-		[]string{"open", "write", "write"},
-		slices.Repeat([]string{"mkdir", "open", "write", "write"}, 3),
-	)
-	for i := 4; i <= shareFrom; i++ {
-		if i%4 == 0 {
-			large = append(large, "mkdir")
-		}
-		large = append(large, "mkdir", "open", "write", "write")
-	}
-	large = slices.Concat(large, count("syncfs", 1), count("rename", shareFrom+1), count("syncfs", 1))
+	repeat := func(n int, steps ...string) []string { return slices.Repeat(steps, n) }
+	one := []string{"open", "write", "write", "sync", "rename", "syncdir"}
 	for name, want := range map[string][]string{
-		"replaced file":   {"open", "write", "write", "sync", "rename", "syncdir"},
+		"replaced file":   one,
 		"created file":    {"open", "write", "write", "sync", "link", "unlink", "syncdir"},
-		"directories":     {"mkdir", "syncdir", "mkdir", "syncdir", "mkdir", "syncdir"},
-		"journal":         {"open", "write", "write", "write", "write", "write", "write", "sync", "link", "unlink", "syncdir", "open"},
+		"directories":     repeat(3, "mkdir", "syncdir"),
+		"journal":         {"open", "write", "write", "write", "write", "sync", "link", "unlink", "syncdir", "open"},
 		"renamed journal": {"open", "rename", "syncdir", "syncdir"},
-		"small batch": {"open", "write", "write", "sync", "rename", "syncdir",
-			"mkdir", "syncdir", "open", "write", "write", "sync", "rename", "syncdir",
-			"mkdir", "syncdir", "open", "write", "write", "sync", "rename", "syncdir"},
-		"large batch": large,
+		"small batch":     slices.Concat(repeat(6, one...), []string{"mkdir", "syncdir"}, one),
+		"large batch": slices.Concat(
+			repeat(6, "open", "write", "write"), []string{"mkdir"},
+			repeat(shareFrom+1-6, "open", "write", "write"),
+			[]string{"syncfs"}, repeat(shareFrom+1, "rename"), []string{"syncfs"}),
 	} {
 		var got []string
 		for n := 1; ; n++ {
