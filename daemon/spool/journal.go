@@ -57,7 +57,7 @@ type store struct {
 	// of a journal file, guarded by the journal's filesMu
 	off       int       // where the next batch goes
 	dones     []doneRef // Dones here of entries in queue files
-	abandoned bool      // a write or sync failed
+	abandoned bool      // it has no end: a write or sync failed, or a process did
 }
 
 // doneRef is a Done that must be said again when its journal file is recycled,

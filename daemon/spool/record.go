@@ -31,7 +31,7 @@ type header struct {
 	salt      uint64
 	gen       uint64 // of a journal file: rises
 	seq       uint64 // of a journal file: the last entry's when it was begun
-	abandoned uint64 // of a journal file: 1 if the one before ended with a failed write
+	abandoned uint64 // of a journal file: 1 if the one before has no end, because a write or the process failed
 }
 
 var (

@@ -25,8 +25,10 @@ type recovery struct {
 // recover reads the queue files' indexes, then replays the journal.
 func (sp *Spool) recover() error {
 	r := &recovery{sp: sp, filed: map[*Queue][message.Priorities]int{}, journals: map[uint64]*Entry{}}
-	if err := durable.Sweep(sp.dir); err != nil {
-		return err
+	for _, dir := range []string{sp.dir, filepath.Join(sp.dir, "journal"), filepath.Join(sp.dir, "refused")} {
+		if err := durable.Sweep(dir); err != nil {
+			return err
+		}
 	}
 	if err := r.queueFiles(); err != nil {
 		return err
@@ -54,6 +56,9 @@ func (r *recovery) queueFiles() error {
 		}
 		rel, _ := filepath.Rel(root, path)
 		name, file := filepath.Dir(rel), filepath.Base(rel)
+		if durable.IsTemp(file) {
+			return durable.Remove(path) // a crash left it
+		}
 		if !validQueueName(name) || !isSegmentName(file) {
 			r.sp.notice("%s is no queue file: left alone", path)
 			return nil
@@ -213,6 +218,7 @@ func (r *recovery) replay(s *store, b []byte, last, abandoned bool) {
 				r.sp.setAside(fmt.Sprintf("journal-%020d-%d", s.gen, off), b[off:min(len(b), off+1<<16)],
 					"journal file %d ends too early, at byte %d", s.gen, off)
 			}
+			s.abandoned = true // it has no end, which the next file's header must say
 			return
 		}
 		r.sp.setAside(fmt.Sprintf("journal-%020d-%d", s.gen, off), b[off:next],
