@@ -382,11 +382,11 @@ func (j *journal) begin() error {
 				j.sp.setFull(false, nil)
 				return j.startLocked(f)
 			}
-			if len(j.files) == 0 || j.sp.full.Load() {
-				j.sp.setFull(true, err)
+			known := j.sp.full.Load() // then waiting for the filer has been tried
+			j.sp.setFull(true, err)
+			if known {
 				return fmt.Errorf("%w: %w", errNoFile, err)
 			}
-			j.sp.setFull(true, err) // the filer may free one: tried once
 		}
 		if !j.waitFilerLocked() {
 			return errNoFile
@@ -394,26 +394,32 @@ func (j *journal) begin() error {
 	}
 }
 
-// waitFilerLocked has everything filed, and tells whether that gave a spare.
+// filerTries bounds the waiting for a file. A file may be kept by entries whose
+// receipts wait for the very commit that waits here: then a Put is refused for now.
+const filerTries = 200
+
+// waitFilerLocked has everything filed, and tells whether that has freed a file.
 func (j *journal) waitFilerLocked() bool {
-	for {
+	before := len(j.files)
+	for range filerTries {
 		j.filing = true
 		nudge(j.sp.fileSoon)
 		for j.filing {
 			j.freed.Wait()
 		}
-		if len(j.spares) > 0 {
+		if len(j.spares) > 0 || len(j.files) < before {
 			return true
 		}
-		if j.fileErr != nil {
+		if j.fileErr != nil || before == 0 {
 			return false
 		}
 		// The oldest file has entries that the teller, a few batches behind, has not
-		// come to: it needs this lock's holders, but not for long.
+		// come to.
 		j.filesMu.Unlock()
 		time.Sleep(time.Millisecond)
 		j.filesMu.Lock()
 	}
+	return false
 }
 
 // startLocked gives a spare its name and header.
