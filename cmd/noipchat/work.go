@@ -22,9 +22,8 @@ type worker struct {
 	options client.Options
 	lock    string
 
-	mu      sync.Mutex
-	client  *client.Client // nil while another process has the session
-	changed chan struct{}
+	mu     sync.Mutex
+	client *client.Client // nil while another process has the session
 }
 
 // work opens the profile, has its session kept up, and calls do. An error that no

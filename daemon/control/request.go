@@ -65,7 +65,7 @@ type disabling struct {
 func (r InviteRequest) subject() string { return r.User }
 func (r InviteRequest) check() error {
 	switch {
-	case r.ValidSeconds <= 0 || r.ValidSeconds > int64(maxSeconds):
+	case r.ValidSeconds <= 0 || r.ValidSeconds > int64(maxSpan):
 		return message.Refuse(message.CodeInvalid, "an invitation can't be valid for %d seconds", r.ValidSeconds)
 	case r.Uses <= 0:
 		return message.Refuse(message.CodeInvalid, "an invitation can't be for %d uses", r.Uses)
@@ -75,8 +75,8 @@ func (r InviteRequest) check() error {
 	return nil
 }
 
-// maxSeconds is what a time.Duration holds.
-const maxSeconds = time.Duration(1<<63-1) / time.Second
+// maxSpan is what a time.Duration holds.
+const maxSpan = time.Duration(1<<63-1) / time.Second
 
 type inviteID struct {
 	ID string `json:"id"`
@@ -125,7 +125,7 @@ type reloading struct {
 
 func (reloading) subject() string { return "" }
 func (r reloading) check() error {
-	if r.ConfirmSeconds < 0 || r.ConfirmSeconds > int64(maxSeconds) {
+	if r.ConfirmSeconds < 0 || r.ConfirmSeconds > int64(maxSpan) {
 		return message.Refuse(message.CodeInvalid, "can't wait %d seconds for a confirmation", r.ConfirmSeconds)
 	}
 	return nil

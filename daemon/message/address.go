@@ -45,11 +45,11 @@ func CheckName(s string) error {
 	case len(s) > MaxName:
 		return fmt.Errorf("name %q: longer than %d bytes", clip(s), MaxName)
 	case strings.Contains(s, ".."):
-		return fmt.Errorf("name %q: has \"..\"", s)
+		return fmt.Errorf("name %q: has \"..\" in it", s)
 	}
 	for i := range len(s) {
 		if nameByte[s[i]] == 0 {
-			return fmt.Errorf("name %q: has %q; names are made of a-z 0-9 - .", s, s[i])
+			return fmt.Errorf("name %q: has %q; names are made of a-z 0-9 - and '.'", s, s[i])
 		}
 	}
 	return fmt.Errorf("name %q: must begin and end with a letter or digit", s)

@@ -348,12 +348,12 @@ func TestShareRecord(t *testing.T) {
 // TestBadSource: a source that breaks its promise is an error, no panic and no
 // endless loop.
 func TestBadSource(t *testing.T) {
-	a, b := memoryChannel(t)
+	a, _ := memoryChannel(t)
 	if err := a.Flush(fill(func(dst []byte, room int) ([]byte, bool) { return dst, true })); err != nil {
 		t.Errorf("nothing, and more: %v", err)
 	}
 	for _, over := range []int{1, 100, 1 << 20} {
-		a, b = memoryChannel(t)
+		a, b := memoryChannel(t)
 		err := a.Flush(fill(func(dst []byte, room int) ([]byte, bool) { return append(dst, make([]byte, room+over)...), false }))
 		if err == nil {
 			t.Errorf("%d bytes too many are taken", over)
