@@ -152,10 +152,8 @@ func (sp *Spool) commitLoop(ctx context.Context, tell chan<- []op) error {
 
 // commit writes ops and syncs. Afterwards each Put has its place, or an error.
 func (j *journal) commit(ops []op) {
-	puts := false
 	for i := range ops {
 		j.prepare(&ops[i])
-		puts = puts || ops[i].ready
 	}
 	for attempt := 0; len(ops) > 0; {
 		n, err := j.write(ops)
@@ -174,10 +172,6 @@ func (j *journal) commit(ops []op) {
 			}
 			break
 		}
-	}
-	if puts {
-		j.lastPut.Store(j.sp.now())
-		nudge(j.sp.active)
 	}
 }
 
@@ -518,6 +512,8 @@ func (sp *Spool) tellLoop(tell <-chan []op) {
 		}
 		turn.Run()
 		sp.journal.add(dones...)
+		sp.journal.lastPut.Store(sp.now())
+		nudge(sp.active) // not before they are told: only what is durable is filed
 	}
 }
 
