@@ -164,8 +164,7 @@ func Final(err error) bool {
 func (c *Client) Run(ctx context.Context) error {
 	wait := c.o.FirstWait
 	for {
-		began := time.Now()
-		err := c.connect(ctx)
+		up, err := c.connect(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -173,8 +172,8 @@ func (c *Client) Run(ctx context.Context) error {
 		if Final(err) {
 			return err
 		}
-		if time.Since(began) > c.o.MaxWait {
-			wait = c.o.FirstWait // it was up for a while
+		if up > wait {
+			wait = c.o.FirstWait // who lets us in and drops us at once does not get here for long
 		}
 		pause := wait - rand.N(wait/2+1)
 		var no *message.Refusal
@@ -192,8 +191,8 @@ func (c *Client) Run(ctx context.Context) error {
 }
 
 // connect tries the addresses in turn, and converses over the first that works
-// until that ends.
-func (c *Client) connect(ctx context.Context) error {
+// until that ends; up is how long that was.
+func (c *Client) connect(ctx context.Context) (up time.Duration, err error) {
 	errs := []error{fmt.Errorf("no address of %s is known", c.account.Address.Server())}
 	for i, address := range c.account.Servers {
 		if i == 0 {
@@ -208,7 +207,7 @@ func (c *Client) connect(ctx context.Context) error {
 			break
 		}
 	}
-	return errors.Join(errs...)
+	return 0, errors.Join(errs...)
 }
 
 // meet checks who answers, and says who we are.

@@ -24,8 +24,8 @@ type link struct {
 	hello wire.ServerHello
 	quiet time.Duration
 
-	heard, said atomic.Int64 // nanoseconds since began
-	began       time.Time
+	heard atomic.Int64 // nanoseconds since began
+	began time.Time
 
 	// of the reader
 	early    [][]byte
@@ -41,10 +41,11 @@ type link struct {
 	received uint64             // envelope frames that are stored
 	acked    uint64             // of which we have told
 	ready    []*flight          // launched and not written, in the order of their numbers
-	flights  map[uint64]*flight // by number of frame
+	flights  map[uint64]*flight // by number of frame, from first on
+	first    uint64             // the home has acked all before
 	next     uint64
-	bytes    int
-	calls    map[uint64]chan wire.Reply
+	bytes    int                        // of all from first on, acked or not
+	calls    map[uint64]chan wire.Reply // nil: the session has ended
 	lastCall uint64
 }
 
@@ -53,6 +54,7 @@ type flight struct {
 	Pending
 	open     uint64           // receivers of whom we have heard nothing
 	declined []wire.Exception // who could not be served yet
+	acked    bool
 }
 
 type delayed struct {
@@ -60,15 +62,15 @@ type delayed struct {
 	due time.Time
 }
 
-// converse is a session from its welcome to its end.
-func (c *Client) converse(ctx context.Context, m meeting) error {
+// converse is a session from its welcome to its end, and tells how long it was up.
+func (c *Client) converse(ctx context.Context, m meeting) (up time.Duration, err error) {
 	conn, welcome, address := m.conn, m.welcome, m.address
 	if welcome.Device != c.account.Device {
 		conn.Close()
-		return fmt.Errorf("%s: %w: it calls this device %v, and it is %v", address, wire.ErrProtocol, welcome.Device, c.account.Device)
+		return 0, fmt.Errorf("%s: %w: it calls this device %v, and it is %v", address, wire.ErrProtocol, welcome.Device, c.account.Device)
 	}
 	l := &link{
-		c: c, conn: conn, hello: m.hello, early: m.early, began: time.Now(), next: 1,
+		c: c, conn: conn, hello: m.hello, early: m.early, began: time.Now(), first: 1, next: 1,
 		flights: map[uint64]*flight{}, calls: map[uint64]chan wire.Reply{},
 	}
 	if idle := time.Duration(m.hello.Idle) * time.Second; idle > 0 && !conn.Transport().Properties().Quiet() {
@@ -82,18 +84,19 @@ func (c *Client) converse(ctx context.Context, m meeting) error {
 		defer conn.Close() // ends the reader
 		return l.send(ctx)
 	})
-	err := g.Wait()
+	err = g.Wait()
+	up = time.Since(l.began)
 	c.change(func() { c.link = nil })
 	l.mu.Lock()
-	for n, call := range l.calls {
-		delete(l.calls, n)
+	for _, call := range l.calls {
 		close(call)
 	}
+	l.calls = nil
 	l.mu.Unlock()
 	if err == nil || errors.Is(err, io.EOF) {
 		err = errors.New("the connection was closed")
 	}
-	return fmt.Errorf("%s: %w", address, err)
+	return up, fmt.Errorf("%s: %w", address, err)
 }
 
 func (l *link) now() int64 { return int64(time.Since(l.began)) }
@@ -136,7 +139,6 @@ func (l *link) read() error {
 }
 
 func (l *link) flush() {
-	l.said.Store(l.now())
 	l.conn.Flush(l) // an error ends the reader
 }
 
@@ -153,10 +155,7 @@ func (l *link) each(plain []byte) error {
 		case wire.AckFrame:
 			err = l.settle(body)
 		case wire.PingFrame:
-			l.mu.Lock()
-			l.control = wire.AppendPong(l.control)
-			l.mu.Unlock()
-			l.flush()
+			err = l.pong()
 		case wire.PongFrame:
 		case wire.AnswerFrame:
 			err = l.answer(body)
@@ -172,6 +171,23 @@ func (l *link) each(plain []byte) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// maxControl bounds what a home can make us say that it doesn't read.
+const maxControl = 4 << 10
+
+func (l *link) pong() error {
+	l.mu.Lock()
+	flood := len(l.control) > maxControl
+	if !flood {
+		l.control = wire.AppendPong(l.control)
+	}
+	l.mu.Unlock()
+	if flood {
+		return fmt.Errorf("%w: it pings and doesn't read", wire.ErrProtocol)
+	}
+	l.flush()
 	return nil
 }
 
@@ -198,41 +214,12 @@ func (l *link) settle(body []byte) error {
 		return err
 	}
 	now := time.Now()
-	var settled []Settled
-	var again []flight
 	l.mu.Lock()
-	for _, x := range a.Exceptions {
-		f := l.flights[x.Number]
-		if f == nil || f.open&(1<<x.Receiver) == 0 {
-			l.mu.Unlock()
-			return fmt.Errorf("%w: it speaks of receiver %d of frame %d", wire.ErrProtocol, x.Receiver, x.Number)
-		}
-		f.open &^= 1 << x.Receiver
-		switch {
-		case x.Refusal != nil && !x.Refusal.Permanent:
-			f.declined = append(f.declined, x)
-		case x.Refusal != nil:
-			settled = append(settled, Settled{Counter: f.Counter, Receiver: x.Receiver, State: x.State, Code: x.Refusal.Code, Reason: x.Refusal.Reason, At: now})
-		default:
-			settled = append(settled, Settled{Counter: f.Counter, Receiver: x.Receiver, State: x.State, At: now})
-		}
-	}
-	for n, f := range l.flights {
-		if n > a.Upto && !a.Beyond.Has(n) {
-			continue
-		}
-		for _, r := range f.Open {
-			if f.open&(1<<r) != 0 {
-				settled = append(settled, Settled{Counter: f.Counter, Receiver: r, State: message.Delivered, At: now})
-			}
-		}
-		l.bytes -= len(f.Raw)
-		delete(l.flights, n)
-		if len(f.declined) > 0 {
-			again = append(again, *f)
-		}
-	}
+	settled, again, err := l.settleLocked(a, now)
 	l.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	if len(settled) > 0 {
 		if _, err := l.c.store.Settle(settled); err != nil {
 			return fmt.Errorf("storing what became of a message: %w", err)
@@ -250,6 +237,59 @@ func (l *link) settle(body []byte) error {
 	return nil
 }
 
+// settleLocked says what an ack tells of whom, and which flights some receivers
+// could not be served by yet.
+func (l *link) settleLocked(a *wire.Ack, now time.Time) (settled []Settled, again []flight, err error) {
+	last, sent := a.Upto, l.next-uint64(len(l.ready)) // the first that was not written
+	if n := len(a.Beyond); n > 0 {
+		last = a.Beyond[n-1].Last
+	}
+	if last >= sent {
+		return nil, nil, fmt.Errorf("%w: it acks frame %d, and %d were sent", wire.ErrProtocol, last, sent-1)
+	}
+	for _, x := range a.Exceptions {
+		f := l.flights[x.Number]
+		if f == nil || x.Number >= sent || f.acked || f.open&(1<<x.Receiver) == 0 {
+			return nil, nil, fmt.Errorf("%w: it speaks of receiver %d of frame %d", wire.ErrProtocol, x.Receiver, x.Number)
+		}
+		f.open &^= 1 << x.Receiver
+		switch {
+		case x.Refusal != nil && !x.Refusal.Permanent:
+			f.declined = append(f.declined, x)
+		case x.Refusal != nil:
+			settled = append(settled, Settled{Counter: f.Counter, Receiver: x.Receiver, State: x.State, Code: x.Refusal.Code, Reason: x.Refusal.Reason, At: now})
+		default:
+			settled = append(settled, Settled{Counter: f.Counter, Receiver: x.Receiver, State: x.State, At: now})
+		}
+	}
+	land := func(f *flight) {
+		if f.acked {
+			return
+		}
+		f.acked = true
+		for _, r := range f.Open {
+			if f.open&(1<<r) != 0 {
+				settled = append(settled, Settled{Counter: f.Counter, Receiver: r, State: message.Delivered, At: now})
+			}
+		}
+		if len(f.declined) > 0 {
+			again = append(again, *f)
+		}
+	}
+	for ; l.first <= a.Upto; l.first++ {
+		f := l.flights[l.first]
+		land(f)
+		l.bytes -= len(f.Raw)
+		delete(l.flights, l.first)
+	}
+	for _, g := range a.Beyond {
+		for n := max(g.First, l.first); n <= g.Last; n++ {
+			land(l.flights[n])
+		}
+	}
+	return settled, again, nil
+}
+
 // postponeLocked has an envelope sent again, to those who could not be served.
 func (l *link) postponeLocked(f flight, now time.Time) {
 	wait := 5 * time.Second
@@ -259,7 +299,7 @@ func (l *link) postponeLocked(f flight, now time.Time) {
 		wait = max(wait, x.Refusal.After)
 		l.c.o.Log.Info("a message is kept for later", "id", f.ID.String(), "reason", x.Refusal.Error())
 	}
-	f.declined = nil
+	f.declined, f.acked = nil, false
 	l.later = append(l.later, delayed{f, now.Add(wait)})
 }
 
@@ -361,9 +401,11 @@ func (l *link) fill() error {
 	return nil
 }
 
+// roomLocked tells whether the home takes one more. Its window is what comes after
+// the last frame before which all are acked.
 func (l *link) roomLocked() bool {
 	w := l.hello.Window
-	return len(l.flights) < w.Count && l.bytes+message.MaxEnvelope <= w.Bytes
+	return int(l.next-l.first) < w.Count && l.bytes+message.MaxEnvelope <= w.Bytes
 }
 
 func (l *link) launchLocked(f flight) {
@@ -447,6 +489,10 @@ func (c *Client) Ask(ctx context.Context, op wire.Op, args ...string) ([]string,
 func (l *link) ask(ctx context.Context, op wire.Op, args []string) ([]string, error) {
 	call := make(chan wire.Reply, 1)
 	l.mu.Lock()
+	if l.calls == nil {
+		l.mu.Unlock()
+		return nil, errors.New("the session has ended")
+	}
 	l.lastCall++
 	n := l.lastCall
 	l.calls[n] = call

@@ -341,3 +341,14 @@ func TestPlanFromEnv(t *testing.T) {
 		t.Errorf("child: %v %s", err, out)
 	}
 }
+
+// A directory that can't be synced is not left for the next to rely on.
+func TestMkdirAllUnsynced(t *testing.T) {
+	t.Cleanup(func() { SetFault(Plan{}) })
+	dir := t.TempDir()
+	SetFault(Plan{Step: "syncdir", N: 2, Err: syscall.EIO})
+	if err := MkdirAll(filepath.Join(dir, "a/b/c"), 0o700); !errors.Is(err, syscall.EIO) {
+		t.Errorf("error %v", err)
+	}
+	wantOnly(t, dir, map[string]string{"a": "/"})
+}

@@ -141,7 +141,6 @@ func (r *Relay) Accept(t *spool.Turn, e *message.Envelope, open uint64, age uint
 		put.Token = token + uint64(i)
 		b, no := r.decide(to)
 		if no != nil {
-			r.stats.Refused[no.Code].Add(1)
 			owner.Settled(t, put.Token, message.Refused, no)
 			continue
 		}

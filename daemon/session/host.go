@@ -273,7 +273,7 @@ func (h *Host) begin(c *wire.Conn, hello wire.ClientHello, device identity.Devic
 		host: h, id: h.lastID.Add(1), conn: c, user: user, device: device.ID, agent: hello.Agent, since: time.Now(),
 		window: hello.Window, queues: []*spool.Queue{h.sp.Queue(relay.QueueName(user, device.ID))},
 	}
-	if account, ok := h.users.Show(hello.User); ok && account.Devices[0].ID == device.ID {
+	if account, ok := h.users.Show(hello.User); ok && len(account.Devices) > 0 && account.Devices[0].ID == device.ID {
 		if q := h.sp.Find(string(user) + "/" + relay.NoDevice); q != nil {
 			s.queues = append([]*spool.Queue{q}, s.queues...)
 		}
@@ -281,6 +281,11 @@ func (h *Host) begin(c *wire.Conn, hello wire.ClientHello, device identity.Devic
 	s.in.first, s.in.next, s.out.first, s.out.next = 1, 1, 1, 1
 	s.eachFn = s.each
 	s.heard.Store(h.now())
+	waiting := uint64(0)
+	for _, q := range s.queues {
+		waiting += uint64(q.Info().Messages)
+	}
+	s.control = wire.AppendWelcome(nil, wire.Welcome{Device: device.ID, Waiting: waiting})
 
 	key := deviceKey{user, device.ID}
 	h.mu.Lock()
@@ -299,18 +304,30 @@ func (h *Host) begin(c *wire.Conn, hello wire.ClientHello, device identity.Devic
 	if before != nil {
 		before.end(message.Refuse(message.CodeReplaced, "the same device has logged in again"))
 	}
-	waiting := uint64(0)
-	for _, q := range s.queues {
-		waiting += uint64(q.Info().Messages)
-	}
-	s.control = wire.AppendWelcome(nil, wire.Welcome{Device: device.ID, Waiting: waiting})
-	for _, q := range s.queues {
-		q.Attach(s)
-	}
+	h.attach(s, key)
+	h.endUnknown(hello.User, s) // what has happened since the login was checked
 	h.stats.Logins.Add(1)
 	h.o.Log.Debug("a session begins", "session", s.id, "user", string(user), "device", device.ID.String(), "source", source, "agent", hello.Agent)
 	h.wg.Add(1)
 	go h.converse(s, key, source)
+}
+
+// attach makes s the pump of its queues, unless the same device has logged in
+// again meanwhile.
+func (h *Host) attach(s *session, key deviceKey) {
+	h.mu.Lock()
+	if h.sessions[key] == s {
+		for _, q := range s.queues {
+			q.Attach(s)
+		}
+	}
+	h.mu.Unlock()
+	s.mu.Lock()
+	ended := s.ended != nil
+	s.mu.Unlock()
+	if ended { // perhaps before it was attached
+		s.detach()
+	}
 }
 
 // converse is a session's goroutine.
@@ -352,12 +369,15 @@ func (h *Host) refresh(name string) {
 // devices that are no more are ended.
 func (h *Host) Refresh(name string) {
 	h.refresh(name)
-	account, ok := h.users.Show(name)
 	user := message.Join(name, h.home)
-	for _, s := range h.snapshot() {
-		if s.user != user {
-			continue
-		}
+	all := h.snapshot()
+	h.endUnknown(name, slices.DeleteFunc(all, func(s *session) bool { return s.user != user })...)
+}
+
+// endUnknown ends those sessions of a user whose device is no more.
+func (h *Host) endUnknown(name string, sessions ...*session) {
+	account, ok := h.users.Show(name)
+	for _, s := range sessions {
 		known := slices.ContainsFunc(account.Devices, func(d identity.Device) bool { return d.ID == s.device })
 		if !ok || account.Disabled || !known {
 			s.end(message.Refuse(message.CodeBadLogin, "the account or this device is no more"))

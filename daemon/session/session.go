@@ -32,6 +32,8 @@ type session struct {
 	window wire.Window // what the device takes
 	queues []*spool.Queue
 
+	ending sync.Once // whoever calls end waits until it is done: another pump may attach then
+
 	due   atomic.Bool  // somebody has undertaken to call Pump
 	heard atomic.Int64 // when something last came, nanoseconds since the host's start
 
@@ -56,13 +58,15 @@ type session struct {
 // Traffic counts envelopes since the session began.
 type Traffic struct{ Submitted, Given, Acked uint64 }
 
-// incoming is the frames that the device has submitted and that are not all
-// settled: number first is at ring[first&mask], and next is the next one.
+// incoming is the frames that the device has submitted and that no ack of ours has
+// covered: number n is at ring[n&mask]. Those before first are settled, and those
+// up to told are acked: what we have to say to a device that doesn't read is
+// bounded by its window.
 type incoming struct {
-	first, next uint64
-	ring        []submitted
-	bytes       int
-	beyond      bool // one after first was settled since the last ack
+	told, first, next uint64
+	ring              []submitted
+	bytes             int  // of those after told
+	beyond            bool // one after first was settled since the last ack
 }
 
 type submitted struct {
@@ -126,7 +130,7 @@ func (s *session) each(plain []byte) error {
 		case wire.AckFrame:
 			err = s.acks(body)
 		case wire.PingFrame:
-			s.say(wire.AppendPong)
+			err = s.say(wire.AppendPong)
 		case wire.PongFrame:
 		case wire.RequestFrame:
 			err = s.request(body)
@@ -161,11 +165,11 @@ func (s *session) submit(body []byte) error {
 	receivers := relay.Receivers(e, transit.Open)
 	s.mu.Lock()
 	in := &s.in
-	if int(in.next-in.first) >= s.host.o.Window.Count || in.bytes+len(raw) > s.host.o.Window.Bytes+message.MaxEnvelope {
+	if int(in.next-in.told-1) >= s.host.o.Window.Count || in.bytes+len(raw) > s.host.o.Window.Bytes+message.MaxEnvelope {
 		s.mu.Unlock()
 		return fmt.Errorf("%w: more under way than the window", wire.ErrProtocol)
 	}
-	in.ring = grow(in.ring, in.first, in.next)
+	in.ring = grow(in.ring, in.told+1, in.next)
 	n := in.next
 	*in.at(n) = submitted{uint8(receivers), uint32(len(raw))}
 	in.bytes += len(raw)
@@ -219,7 +223,6 @@ func (s *session) Settled(t *spool.Turn, token uint64, state message.State, no *
 	f.left--
 	if n == in.first {
 		for in.first < in.next && in.at(in.first).left == 0 {
-			in.bytes -= int(in.at(in.first).bytes)
 			in.first++
 		}
 	} else if f.left == 0 {
@@ -281,11 +284,18 @@ func (s *session) acks(body []byte) error {
 }
 
 // say has a frame sent.
-func (s *session) say(appendFrame func([]byte) []byte) {
+func (s *session) say(appendFrame func([]byte) []byte) error {
 	s.mu.Lock()
-	s.control = appendFrame(s.control)
+	flood := len(s.control) > maxControl
+	if !flood {
+		s.control = appendFrame(s.control)
+	}
 	s.mu.Unlock()
+	if flood {
+		return fmt.Errorf("%w: it asks and doesn't read", wire.ErrProtocol)
+	}
 	s.turn.Wake(s)
+	return nil
 }
 
 // Due implements spool.Pump.
@@ -324,10 +334,10 @@ func (s *session) Fill(b []byte, room int) ([]byte, bool) {
 	}
 	out := &s.out
 	for int(out.next-out.first) < s.window.Count && out.bytes < s.window.Bytes {
-		r := min(left()-maxHead, s.window.Bytes-out.bytes)
-		q, e, raw, age := s.next(r)
+		space, window := left()-maxHead, s.window.Bytes-out.bytes
+		q, e, raw, age := s.next(min(space, window))
 		if e == nil {
-			return b, r < message.MaxEnvelope && left() < room && s.waits()
+			return b, space < min(window, message.MaxEnvelope) && s.waits()
 		}
 		out.ring = grow(out.ring, out.first, out.next)
 		*out.at(out.next) = sent{q, e, uint32(len(raw))}
@@ -382,6 +392,9 @@ func (s *session) appendAck(b []byte, room int) []byte {
 		a.Beyond = in.ranges(min(200, room/20))
 		in.beyond = false
 	}
+	for ; in.told < a.Upto; in.told++ {
+		in.bytes -= int(in.at(in.told + 1).bytes)
+	}
 	b = wire.AppendAck(b, &a)
 	s.exceptions = append(s.exceptions[:0], s.exceptions[len(a.Exceptions):]...)
 	clear(s.exceptions[len(s.exceptions):cap(s.exceptions)])
@@ -415,33 +428,30 @@ func (s *session) request(body []byte) error {
 	reply := wire.Reply{Number: q.Number}
 	switch {
 	case q.Op == wire.OpPassword && len(q.Args) == 2:
+		s.host.relay.Close(&s.turn, &s.ledger)
+		s.turn.Run() // others must not wait for a hash
 		reply.No = s.host.password(s, q.Args[0], q.Args[1])
 	default:
 		reply.No = message.Refuse(message.CodeInvalid, "this server doesn't know operation %d with %d arguments", q.Op, len(q.Args))
 	}
-	s.mu.Lock()
-	flood := len(s.control) > maxControl
-	s.mu.Unlock()
-	if flood {
-		return fmt.Errorf("%w: it asks and doesn't read", wire.ErrProtocol)
-	}
-	s.say(func(b []byte) []byte { return wire.AppendReply(b, reply) })
-	return nil
+	return s.say(func(b []byte) []byte { return wire.AppendReply(b, reply) })
 }
 
 // end closes the session, once: the device is told why as far as that goes, and
-// what it was given waits again.
+// what it was given waits again. All that is done when it returns, whoever began it.
 func (s *session) end(why *message.Refusal) {
-	s.mu.Lock()
-	if s.ended != nil {
+	s.ending.Do(func() {
+		s.mu.Lock()
+		s.ended = why
+		s.control = wire.AppendGoodbye(s.control, why)
 		s.mu.Unlock()
-		return
-	}
-	s.ended = why
-	s.control = wire.AppendGoodbye(s.control, why)
-	s.mu.Unlock()
-	s.conn.Flush(s)
-	s.conn.Close()
+		s.conn.Flush(s)
+		s.conn.Close()
+		s.detach()
+	})
+}
+
+func (s *session) detach() {
 	var turn spool.Turn
 	for _, q := range s.queues {
 		q.Detach(&turn, s)
