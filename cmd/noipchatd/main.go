@@ -96,6 +96,7 @@ func serve(o daemon.Options) error {
 	if o.Log, err = logger(c.Log); err != nil {
 		return err
 	}
+	relaxCollector()
 	d, err := daemon.Open(ctx, o)
 	if err != nil {
 		return err

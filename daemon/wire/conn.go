@@ -22,10 +22,35 @@ const (
 	stallTime  = time.Minute
 )
 
-var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+// buffers are what nobody borrows: at most maxIdle stay for the next. A sync.Pool
+// would lose them to each garbage collection, and large ones are costly to make.
+// The last given back goes first: it is warm.
+var buffers struct {
+	sync.Mutex
+	idle []*[bufferSize]byte
+}
 
-func lend() *[bufferSize]byte      { return buffers.Get().(*[bufferSize]byte) }
-func giveBack(b *[bufferSize]byte) { buffers.Put(b) }
+const maxIdle = 16
+
+func lend() *[bufferSize]byte {
+	buffers.Lock()
+	defer buffers.Unlock()
+	n := len(buffers.idle)
+	if n == 0 {
+		return new([bufferSize]byte)
+	}
+	b := buffers.idle[n-1]
+	buffers.idle = buffers.idle[:n-1]
+	return b
+}
+
+func giveBack(b *[bufferSize]byte) {
+	buffers.Lock()
+	defer buffers.Unlock()
+	if len(buffers.idle) < maxIdle {
+		buffers.idle = append(buffers.idle, b)
+	}
+}
 
 // Source has the frames that are to be sent on a Conn.
 type Source interface {
