@@ -333,9 +333,10 @@ func (s *session) Fill(b []byte, room int) ([]byte, bool) {
 		return b, false
 	}
 	out := &s.out
+	now := s.host.sp.Steady()
 	for int(out.next-out.first) < s.window.Count && out.bytes < s.window.Bytes {
 		space, window := left()-maxHead, s.window.Bytes-out.bytes
-		q, e, raw, age := s.next(min(space, window))
+		q, e, raw, born := s.next(min(space, window))
 		if e == nil {
 			return b, space < min(window, message.MaxEnvelope) && s.waits()
 		}
@@ -344,7 +345,7 @@ func (s *session) Fill(b []byte, room int) ([]byte, bool) {
 		out.next++
 		out.bytes += len(raw)
 		s.total.Given++
-		b = wire.AppendEnvelope(b, wire.Transit{Age: age}, raw)
+		b = wire.AppendEnvelope(b, wire.Transit{Age: now - min(born, now)}, raw)
 	}
 	return b, false
 }
@@ -356,8 +357,8 @@ const (
 
 func (s *session) next(room int) (*spool.Queue, *spool.Entry, []byte, uint32) {
 	for _, q := range s.queues {
-		if e, raw, age := q.Next(s, room); e != nil {
-			return q, e, raw, age
+		if e, raw, born := q.Next(s, room); e != nil {
+			return q, e, raw, born
 		}
 	}
 	return nil, nil, nil, 0

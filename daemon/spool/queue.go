@@ -104,9 +104,10 @@ func (q *Queue) Put(t *Turn, p Put) {
 		return
 	}
 	sp.takeHand(size)
+	now := t.now(sp)
 	e := &Entry{
-		lane: laneOf(p.Priority), size: uint32(size), life: p.Life, born: sp.steady() - p.Age,
-		owner: p.Owner, token: p.Token, raw: p.Raw, since: sp.now(),
+		lane: laneOf(p.Priority), size: uint32(size), life: p.Life, born: sp.steadyAt(now) - p.Age,
+		owner: p.Owner, token: p.Token, raw: p.Raw, since: now,
 	}
 	q.mu.Lock()
 	if no := q.refuseLocked(int64(size)); no != nil {
@@ -246,9 +247,10 @@ func diskFull() *message.Refusal {
 }
 
 // Next gives the pump p the first entry that waits, if its envelope has at most
-// room bytes, with its bytes and age in seconds; nil if there is none, or p is not
-// the queue's pump. Then its outcome is unknown until Done or Detach.
-func (q *Queue) Next(p Pump, room int) (e *Entry, raw []byte, age uint32) {
+// room bytes, with its bytes and the second of Spool.Steady at which its age was 0;
+// nil if there is none, or p is not the queue's pump. Then its outcome is unknown
+// until Done or Detach.
+func (q *Queue) Next(p Pump, room int) (e *Entry, raw []byte, born uint32) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.pump != p {
@@ -272,7 +274,7 @@ func (q *Queue) Next(p Pump, room int) (e *Entry, raw []byte, age uint32) {
 			}
 			l.next++
 			e.flags |= given
-			return e, e.raw, q.ageLocked(e)
+			return e, e.raw, e.born
 		}
 	}
 	return nil, nil, 0

@@ -78,9 +78,10 @@ func (o *Options) setDefaults() {
 // Spool is all queues of a server.
 type Spool struct {
 	// fixed
-	dir  string
-	o    Options
-	zero time.Time // of the steady clock: wall time and monotonic time at the start
+	dir      string
+	o        Options
+	zero     time.Time // of the steady clock: wall time and monotonic time at the start
+	zeroUnix int64
 
 	journal *journal
 	stats   Stats
@@ -131,8 +132,9 @@ var ErrDamaged = errors.New("damaged")
 // set aside and reported by Notices, and never keeps a server from starting.
 func Open(dir string, o Options) (*Spool, error) {
 	o.setDefaults()
+	zero := time.Now()
 	sp := &Spool{
-		dir: dir, o: o, zero: time.Now(),
+		dir: dir, o: o, zero: zero, zeroUnix: zero.Unix(),
 		queues:   map[string]*Queue{},
 		stirred:  make(chan struct{}, 1),
 		fileSoon: make(chan struct{}, 1),
@@ -245,9 +247,14 @@ func (sp *Spool) HandBytes() int64 {
 
 // steady is seconds since 1970 by a clock that the wall clock set once, at the
 // start, and that only grows. Ages are differences of it.
-func (sp *Spool) steady() uint32 {
-	return uint32(sp.zero.Unix() + sp.shift.Load() + int64(time.Since(sp.zero)/time.Second))
+func (sp *Spool) steady() uint32 { return sp.steadyAt(sp.now()) }
+
+func (sp *Spool) steadyAt(now int64) uint32 {
+	return uint32(sp.zeroUnix + sp.shift.Load() + now/int64(time.Second))
 }
+
+// Steady returns the time by the clock that ages are reckoned by: see Queue.Next.
+func (sp *Spool) Steady() uint32 { return sp.steady() }
 
 // now is nanoseconds since the start.
 func (sp *Spool) now() int64 { return int64(time.Since(sp.zero)) }

@@ -25,6 +25,15 @@ type Owner interface {
 // one goroutine.
 type Turn struct {
 	pumps []Pump
+	clock int64 // nanoseconds since the spool's start, read once in a turn; 0 before
+}
+
+// now is when the turn asked first: asking costs more than much of the rest.
+func (t *Turn) now(sp *Spool) int64 {
+	if t.clock == 0 {
+		t.clock = sp.now()
+	}
+	return t.clock
 }
 
 // Wake has p run at the end of the turn.
@@ -41,4 +50,5 @@ func (t *Turn) Run() {
 		t.pumps[i] = nil
 	}
 	t.pumps = t.pumps[:0]
+	t.clock = 0
 }
