@@ -275,22 +275,23 @@ func TestPassword(t *testing.T) {
 // TestPasswordDelaysNobody: a hash takes time, and whoever gets a message from the
 // one who waits for it does not wait too.
 func TestPasswordDelaysNobody(t *testing.T) {
-	scene(t, options{}, []string{"alice", "bob"}, func(t *testing.T, s *server, p []*person) {
-		bob := p[1].come()
-		alice := p[0].raw(t)
-		// Somebody else computes: the hasher's turns are taken for 5 s.
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		defer cancel()
-		release := s.occupy(ctx)
-		start := time.Now()
-		alice.say(append(alice.envelope("hi", nil, bob.address()),
-			wire.AppendRequest(nil, wire.Request{Number: 1, Op: wire.OpPassword, Args: []string{password, "another password"}})...))
-		bob.has("hi")
-		if d := time.Since(start); d > time.Second {
-			t.Errorf("bob waits for %v", d)
+	s := open(t, loopback{}, t.TempDir(), options{cost: identity.Cost{Memory: 64 << 10, Passes: 6, Lanes: 1}})
+	s.add("alice", "bob")
+	alice, bob := s.enter("alice").raw(t), s.enter("bob").raw(t)
+	start := time.Now()
+	alice.say(append(alice.envelope("hi", nil, bob.address),
+		wire.AppendRequest(nil, wire.Request{Number: 1, Op: wire.OpPassword, Args: []string{password, "another password"}})...))
+	answered := make(chan time.Duration)
+	go func() {
+		for alice.next().t != wire.AnswerFrame {
 		}
-		release()
-	})
+		answered <- time.Since(start)
+	}()
+	bob.expect("hi")
+	waited := time.Since(start)
+	if hashed := <-answered; waited > hashed/2 {
+		t.Errorf("bob waits %v for a hash of alice's that takes %v", waited, hashed)
+	}
 }
 
 // TestShutOut: a user is removed or disabled while he is connected.

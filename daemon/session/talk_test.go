@@ -318,7 +318,7 @@ func TestStop(t *testing.T) {
 		if why := deaf.goodbye(); why.Code != message.CodeStopping || why.After != time.Second {
 			t.Errorf("%v", why)
 		}
-		s = open(t, &net, dir, options{})
+		open(t, &net, dir, options{})
 		bob.come().has("in hand")
 		alice.learns(m, bob.address(), message.Delivered)
 	})

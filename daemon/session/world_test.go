@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -79,6 +78,7 @@ type options struct {
 	session  session.Options
 	spool    spool.Options
 	identity identity.Options
+	cost     identity.Cost // of a password's hash; the least there is if it is zero
 }
 
 // server is a whole server but for its configuration and control socket.
@@ -105,7 +105,10 @@ func open(t testing.TB, net network, dir string, o options) *server {
 	var err error
 	s.key, _, err = identity.LoadOrCreateKey(filepath.Join(dir, "key"))
 	check(t, err)
-	s.hasher, err = identity.NewHasher(identity.Cost{Memory: 8, Passes: 1, Lanes: 1}, 2)
+	if o.cost == (identity.Cost{}) {
+		o.cost = identity.Cost{Memory: 8, Passes: 1, Lanes: 1}
+	}
+	s.hasher, err = identity.NewHasher(o.cost, 2)
 	check(t, err)
 	o.identity.Hasher, o.identity.Log = s.hasher, log
 	var damaged []error
@@ -184,13 +187,6 @@ func (j *journal) Handle(_ context.Context, r slog.Record) error {
 	defer j.mu.Unlock()
 	j.lines = append(j.lines, line)
 	return nil
-}
-
-// since returns what was logged after the first n lines.
-func (j *journal) since(n int) []string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return slices.Clone(j.lines[n:])
 }
 
 // person is a user with one device.
@@ -343,22 +339,4 @@ func (p *person) reads() {
 	_, err := p.store.EnqueueReadReceipts(context.Background())
 	check(p.t, err)
 	p.c.Kick()
-}
-
-// fast is a folder in memory where there is one: for tests that make hundreds of
-// stores and kill no process.
-func fast(t testing.TB) string {
-	dir, err := os.MkdirTemp("/dev/shm", "noipchat-test-")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
-// occupy takes all turns of the hasher until ctx is done or release is called.
-func (s *server) occupy(ctx context.Context) (release func()) {
-	s.t.Helper()
-	s.t.Skip("the hasher has no way to be kept busy")
-	return nil
 }
