@@ -32,7 +32,7 @@ type ServerHello struct {
 }
 
 func (h *ServerHello) append(b []byte) []byte {
-	b = message.AppendArray(b, 7)
+	b = message.AppendArray(b, 8)
 	b = message.AppendString(b, h.Name)
 	b = message.AppendBytes(b, h.Ed25519[:])
 	b = appendFeatures(b, h.Features)
@@ -47,7 +47,7 @@ func (h *ServerHello) append(b []byte) []byte {
 
 func (h *ServerHello) parse(b []byte) error {
 	r := message.NewReader(b)
-	r.Tuple(7)
+	r.Tuple(8)
 	h.Name = r.String(message.MaxName)
 	if err := message.CheckName(h.Name); r.Err() == nil && err != nil {
 		r.Fail("%v", err)
@@ -104,7 +104,7 @@ const (
 )
 
 func (h *ClientHello) append(b []byte) []byte {
-	b = message.AppendArray(b, 12)
+	b = message.AppendArray(b, 13)
 	b = append(b, 1) // the role: a device; servers come with links
 	b = message.AppendBytes(b, h.Key[32:])
 	b = message.AppendBytes(b, h.proof)
@@ -121,7 +121,7 @@ func (h *ClientHello) append(b []byte) []byte {
 
 func (h *ClientHello) parse(b []byte) error {
 	r := message.NewReader(b)
-	r.Tuple(12)
+	r.Tuple(13)
 	if role := r.Uint(127); role != 1 {
 		r.Fail("role %d is not known", role)
 	}

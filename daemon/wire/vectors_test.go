@@ -50,11 +50,19 @@ func golden[T any](t *testing.T, name string, got T) T {
 	if !bytes.Equal(b, want) {
 		t.Errorf("%s is not what we do; we do\n%s", path, b)
 	}
-	var read T
-	if err := json.Unmarshal(want, &read); err != nil {
+	return load[T](t, name)
+}
+
+func load[T any](t *testing.T, name string) (v T) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", "vectors", name+".json"))
+	if err == nil {
+		err = json.Unmarshal(b, &v)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	return read
+	return v
 }
 
 // Two keys, and what the sides would have drawn for their ephemeral ones.
@@ -343,6 +351,29 @@ func TestMalformedVectors(t *testing.T) {
 		}
 		if err := new(message.Envelope).Parse(v.Envelope); err == nil {
 			t.Errorf("%s: it is taken", v.Why)
+		}
+	}
+}
+
+// TestBytesOnTheWire holds the figures that docs/protocol.md tells.
+func TestBytesOnTheWire(t *testing.T) {
+	e := message.Envelope{
+		Kind: message.Text, Priority: message.Normal, From: "alice@server1", Device: 1 << 63, Counter: 100,
+		Created: 1_700_000_000_000, To: []message.Address{"bob@server1"}, Body: bytes.Repeat([]byte("a"), 200),
+	}
+	raw, err := e.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := 2 + len(AppendEnvelope(nil, Transit{}, raw)) + tagSize; n != 281 {
+		t.Errorf("a text of 200 bytes has %d", n)
+	}
+	if n := 2 + len(AppendAck(nil, &Ack{Upto: 100})) + tagSize; n != 24 {
+		t.Errorf("an ack has %d", n)
+	}
+	for _, v := range load[[]handshakeVector](t, "handshake") {
+		if n := len(v.Message1) + len(v.Message2) + len(v.Message3) - len(v.ServerHello) - len(v.ClientHello); n != 202 {
+			t.Errorf("%s: %d bytes besides the hellos", v.Name, n)
 		}
 	}
 }
