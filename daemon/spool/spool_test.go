@@ -88,7 +88,10 @@ func open(t testing.TB, dir string, o Options) *rig {
 	return r
 }
 
-const aliceQueue = "alice@server1/0000000000000001"
+const (
+	aliceQueue = "alice@server1/0000000000000001"
+	carolQueue = "carol@server1/0000000000000002"
+)
 
 // envelope makes the nth envelope, with a text of size bytes.
 func envelope(t testing.TB, n uint64, size int) []byte {
