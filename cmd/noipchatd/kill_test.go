@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/client"
+	"github.com/noipchat/noipchat/daemon/message"
+)
+
+// TestMain is the server itself when stage.start starts this program.
+func TestMain(m *testing.M) {
+	if slices.Contains(os.Args, "--config") {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// TestKilled kills a real server under load, again and again: every message that
+// was sent is in the history of each receiver once, in its sender's order, and the
+// sender knows it.
+func TestKilled(t *testing.T) {
+	kills := 10
+	if os.Getenv("NOIPCHAT_LONG") != "" {
+		kills = 300
+	}
+	seed := rand.Uint64()
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	t.Logf("seed %d", seed)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(kills)*6*time.Second)
+	defer cancel()
+
+	s := &stage{dir: t.TempDir(), out: t.Output(), began: time.Now()}
+	defer s.kill(syscall.SIGKILL)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%v\nthe server says:\n%s", err, s.log.String())
+		}
+	}
+	must(s.configure())
+	must(s.start(ctx))
+	status, err := s.admin.Status(ctx)
+	must(err)
+	people := map[string]*person{}
+	for _, name := range []string{"alice", "bob", "carol", "dave"} {
+		people[name], err = s.cast(ctx, name, status.Key)
+		must(err)
+		people[name].come(ctx)
+		defer people[name].leave()
+	}
+	senders := []*person{people["alice"], people["bob"]}
+	receivers := []*person{people["carol"], people["dave"]} // dave comes and goes
+	sent := make([][]client.Message, len(senders))
+	for range kills {
+		var load sync.WaitGroup
+		for i, p := range senders {
+			n := 1 + rnd.IntN(30)
+			load.Go(func() {
+				for range n {
+					m, err := p.c.Send(ctx, client.Outgoing{
+						To:   []message.Address{receivers[0].address(), receivers[1].address()},
+						Body: fmt.Appendf(nil, "%s %d", p.name, len(sent[i])),
+					})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					sent[i] = append(sent[i], m)
+				}
+			})
+		}
+		receivers[1].leave()
+		if rnd.IntN(2) == 0 {
+			receivers[1].come(ctx)
+		}
+		time.Sleep(time.Duration(rnd.Int64N(int64(150 * time.Millisecond)))) // any moment is as good for a death
+		s.kill(syscall.SIGKILL)
+		load.Wait()
+		must(s.start(ctx))
+	}
+	receivers[1].leave()
+	receivers[1].come(ctx)
+
+	for i, p := range senders {
+		for _, m := range sent[i] {
+			must(p.until(ctx, func() (bool, error) {
+				now, _, err := p.store.Status(m.ID)
+				for _, r := range now.Recipients {
+					if r.State != message.Delivered {
+						return false, err
+					}
+				}
+				return len(now.Recipients) == len(receivers), err
+			}))
+		}
+	}
+	for _, p := range receivers {
+		for i, from := range senders {
+			have, err := p.store.History(client.Query{Only: client.In, With: from.address()})
+			must(err)
+			if len(have) != len(sent[i]) {
+				t.Errorf("%s has %d messages from %s, who sent %d", p.name, len(have), from.name, len(sent[i]))
+				continue
+			}
+			for n, m := range have {
+				if m.ID != sent[i][n].ID {
+					t.Errorf("%s has %q in place %d of %s's", p.name, m.Body, n, from.name)
+				}
+			}
+		}
+	}
+	t.Logf("%d kills, %d messages", kills, len(sent[0])+len(sent[1]))
+}
