@@ -142,22 +142,24 @@ func (sp *Spool) commitLoop(ctx context.Context, tell chan<- []op) error {
 		j.ops, j.later = nil, false
 		j.mu.Unlock()
 		if len(ops) > 0 {
-			j.commit(ops)
-			tell <- ops
+			j.commit(ops, tell)
 		} else if stopping {
 			return nil
 		}
 	}
 }
 
-// commit writes ops and syncs. Afterwards each Put has its place, or an error.
-func (j *journal) commit(ops []op) {
+// commit writes ops and syncs, and passes them on, each Put with its place or an
+// error. What went into one file is told before the next is needed: only what is
+// told can be filed, and only what is filed frees a file.
+func (j *journal) commit(ops []op, tell chan<- []op) {
 	for i := range ops {
 		j.prepare(&ops[i])
 	}
 	for attempt := 0; len(ops) > 0; {
 		n, err := j.write(ops)
 		if err == nil {
+			tell <- ops[:n]
 			ops, attempt = ops[n:], 0
 			continue
 		}
@@ -170,6 +172,7 @@ func (j *journal) commit(ops []op) {
 					ops[i].err, ops[i].store = err, nil
 				}
 			}
+			tell <- ops
 			break
 		}
 	}
