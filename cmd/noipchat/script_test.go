@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/noipchat/noipchat/daemon/control"
+)
+
+// programs is the folder of the three programs, built for these tests.
+var programs string
+
+func TestMain(m *testing.M) {
+	var err error
+	if programs, err = os.MkdirTemp("", "noipchat-programs-"); err != nil {
+		panic(err)
+	}
+	out, err := exec.Command("go", "build", "-o", programs, "../noipchatd", "../noipctl", ".").CombinedOutput()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "building the programs: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(programs)
+	os.Exit(code)
+}
+
+// TestScripts runs testdata/script: conversations as people and scripts have them,
+// with real programs. Besides testscript's own commands there are
+//
+//	server [start|stop|kill]   noipchatd with $WORK/noipchat.toml, which is made if it isn't there
+//	people NAME…               users with the password "a good password", each with a profile in $WORK/NAME
+func TestScripts(t *testing.T) { testscript.Run(t, params("testdata/script")) }
+
+func params(dir string) testscript.Params {
+	return testscript.Params{
+		Dir: dir,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("PATH", programs+string(os.PathListSeparator)+os.Getenv("PATH"))
+			e.Setenv("NOIPCHAT_SOCKET", filepath.Join(e.WorkDir, "run", "control.sock"))
+			e.Setenv("PASSWORD", "a good password")
+			e.Setenv("HOME", e.WorkDir)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"server": server, "people": people},
+	}
+}
+
+// running are the servers of scripts, which run in parallel, by their folders.
+var running sync.Map // of *exec.Cmd
+
+// server starts and ends the script's server.
+func server(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: server start|stop|kill")
+	}
+	work := ts.Getenv("WORK")
+	how := syscall.SIGTERM
+	switch args[0] {
+	case "start":
+		ts.Check(start(ts, work))
+		return
+	case "kill":
+		how = syscall.SIGKILL
+	}
+	found, _ := running.LoadAndDelete(work)
+	cmd := found.(*exec.Cmd)
+	ts.Check(cmd.Process.Signal(how))
+	if err := cmd.Wait(); err != nil && how == syscall.SIGTERM {
+		ts.Fatalf("the server ends with %v:\n%s", err, cmd.Stderr)
+	}
+}
+
+func start(ts *testscript.TestScript, work string) error {
+	config := filepath.Join(work, "noipchat.toml")
+	if _, err := os.Stat(config); err != nil {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		ts.Setenv("SERVER", l.Addr().String())
+		l.Close()
+		toml := fmt.Sprintf("name = \"server1\"\nlog = \"stderr\"\n[[interface]]\nbind = %q\n", ts.Getenv("SERVER"))
+		extra, _ := os.ReadFile(filepath.Join(work, "extra.toml"))
+		if err := os.WriteFile(config, append([]byte(toml), extra...), 0o600); err != nil {
+			return err
+		}
+	}
+	cmd := exec.Command(filepath.Join(programs, "noipchatd"), "--config", config, "--state", filepath.Join(work, "state"), "--runtime", filepath.Join(work, "run"))
+	var log strings.Builder
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	running.Store(work, cmd)
+	ts.Defer(func() {
+		if running.CompareAndDelete(work, cmd) {
+			cmd.Process.Kill()
+			cmd.Wait()
+			ts.Logf("the server's log:\n%s", log.String())
+		}
+	})
+	admin := control.New(ts.Getenv("NOIPCHAT_SOCKET"))
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for {
+		status, err := admin.Status(ctx)
+		if err == nil {
+			ts.Setenv("KEY", status.Key)
+			ts.Setenv("FINGERPRINT", status.Fingerprint)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the server doesn't answer: %w:\n%s", err, log.String())
+		case <-time.After(10 * time.Millisecond): // between two attempts
+		}
+	}
+}
+
+func people(ts *testscript.TestScript, neg bool, names []string) {
+	for _, name := range names {
+		for _, command := range []string{
+			`noipctl user add ` + name + ` --password-stdin`,
+			`noipchat --home "$WORK/` + name + `" login ` + name + `@server1 --server "$SERVER" --key "$KEY" --password-stdin`,
+		} {
+			ts.Check(ts.Exec("sh", "-c", `echo "$PASSWORD" | `+command))
+		}
+	}
+}
