@@ -139,3 +139,30 @@ func people(ts *testscript.TestScript, neg bool, names []string) {
 		}
 	}
 }
+
+// TestManuals runs the commands in the manuals, in their order, in one shell each.
+func TestManuals(t *testing.T) {
+	dir := t.TempDir()
+	for name, people := range map[string]string{"user": "people alice bob\nexec rm -rf alice bob\n", "admin": ""} {
+		manual, err := os.ReadFile("../../docs/" + name + ".md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var script strings.Builder
+		for i, block := range strings.Split(string(manual), "```sh\n") {
+			if i > 0 {
+				block, _, _ = strings.Cut(block, "```")
+				script.WriteString(block)
+			}
+		}
+		text := strings.ReplaceAll(script.String(), "203.0.113.5:10001", `"$SERVER"`)
+		if strings.Count(text, "\n") < 10 {
+			t.Fatalf("%s.md has the commands %q only", name, text)
+		}
+		archive := "server start\n" + people + "exec sh -eux manual.sh\nserver stop\n-- extra.toml --\n[register]\nmode = \"invite\"\n-- manual.sh --\n" + text
+		if err := os.WriteFile(filepath.Join(dir, name+".txtar"), []byte(archive), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testscript.Run(t, params(dir))
+}
