@@ -114,10 +114,45 @@ func (d *Daemon) DisableUser(_ context.Context, name string, disabled bool) erro
 	return d.known(name, d.users.Disable(name, disabled))
 }
 
-// RemoveUser implements control.Daemon.
-func (d *Daemon) RemoveUser(_ context.Context, name string) error {
-	defer d.host.Refresh(name)
-	return d.known(name, d.users.Remove(name))
+// RemoveUser implements control.Daemon. What waits for the user bounces: nobody
+// who takes the name later may read it.
+func (d *Daemon) RemoveUser(ctx context.Context, name string) error {
+	err := d.users.Remove(name)
+	d.host.Refresh(name)
+	if err != nil {
+		return d.known(name, err)
+	}
+	return d.bounceAll(ctx, message.Join(name, d.config.Name))
+}
+
+// bounceAll empties the queues of a user whom the relay doesn't know any more. What
+// his sessions had in hand is on its way to disk, and is waited for.
+func (d *Daemon) bounceAll(ctx context.Context, user message.Address) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	no := message.Refuse(message.CodeNoUser, "%s has no user %s any more", d.config.Name, user.User())
+	for {
+		var turn spool.Turn
+		var l relay.Ledger
+		left := 0
+		for _, q := range d.spool.Queues() {
+			if relay.Destination(q.Name()) != string(user) {
+				continue
+			}
+			q.Clear(func(e *spool.Entry) { d.relay.Bounce(&turn, &l, q, e, message.Refused, no) })
+			left += q.Info().Messages
+		}
+		d.relay.Close(&turn, &l)
+		turn.Run()
+		if left == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s is removed, but %d messages for him are still here, and expire in time", user, left)
+		case <-time.After(5 * time.Millisecond): // a sync of the journal
+		}
+	}
 }
 
 // known makes what identity says of a user that isn't there an ErrNotFound.

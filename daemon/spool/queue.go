@@ -388,6 +388,11 @@ func (q *Queue) Remove(ids []message.ID, each func(e *Entry)) int {
 	return q.takeOut(func(e *Entry) bool { return e.flags&isDurable != 0 && slices.Contains(ids, e.id) }, each)
 }
 
+// Clear is Remove for everything that is on disk.
+func (q *Queue) Clear(each func(e *Entry)) int {
+	return q.takeOut(func(*Entry) bool { return true }, each)
+}
+
 // takeOut ends the durable entries that match and that no pump was given.
 func (q *Queue) takeOut(match func(e *Entry) bool, each func(e *Entry)) int {
 	var out []*Entry

@@ -214,20 +214,6 @@ func compare(a, b string) int {
 	return 0
 }
 
-// Drop forgets a queue that is empty and nobody pumps, so that the map doesn't
-// grow with those who left. It reports whether it did.
-func (sp *Spool) Drop(q *Queue) bool {
-	sp.queuesMu.Lock()
-	defer sp.queuesMu.Unlock()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.pump != nil || q.count > 0 {
-		return false
-	}
-	delete(sp.queues, q.name)
-	return true
-}
-
 // Stats returns the counters.
 func (sp *Spool) Stats() *Stats { return &sp.stats }
 
