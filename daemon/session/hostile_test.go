@@ -305,20 +305,24 @@ func TestNeverReads(t *testing.T) {
 	})
 }
 
+// files has this process open as many files as it may, for a test, and returns how
+// many that is.
+func files(t testing.TB) uint64 {
+	t.Helper()
+	var before syscall.Rlimit
+	check(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before))
+	check(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: before.Max, Max: before.Max}))
+	t.Cleanup(func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before) })
+	return before.Max
+}
+
 // TestNobodyLogsIn: 10,000 connections that say nothing, or stop in the middle of
 // the handshake, on real sockets. An honest one comes in all the same.
 func TestNobodyLogsIn(t *testing.T) {
 	const many = 10_000
-	var limit syscall.Rlimit
-	check(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
-	if limit.Max < many+3000 {
-		t.Skipf("this process may have %d files, and %d are needed", limit.Max, many+3000)
+	if n := files(t); n < many+3000 {
+		t.Skipf("this process may have %d files, and %d are needed", n, many+3000)
 	}
-	before := limit
-	limit.Cur = limit.Max
-	check(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit))
-	t.Cleanup(func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before) })
-
 	s := open(t, loopback{}, t.TempDir(), options{})
 	s.add("alice", "bob")
 	alice, bob := s.enter("alice").come(), s.enter("bob").come()

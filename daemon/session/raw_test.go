@@ -21,6 +21,7 @@ type raw struct {
 	welcome  wire.Welcome
 	frames   []frame // that have come and nobody has looked at
 	received uint64  // envelopes
+	upto     uint64  // what was acked, as far as receive has seen
 }
 
 type frame struct {
