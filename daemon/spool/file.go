@@ -167,6 +167,9 @@ func (q *Queue) collect() (files []newFile) {
 		}
 	}
 	q.refile = false
+	if q.pump == nil {
+		q.closeFilesLocked()
+	}
 	return files
 }
 

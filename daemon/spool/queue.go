@@ -234,6 +234,7 @@ func (q *Queue) Detach(t *Turn, p Pump) {
 		l.next, l.file = l.head, len(l.ents)
 		l.trim()
 	}
+	q.closeFilesLocked()
 	q.mu.Unlock()
 	q.sp.journal.add(ops...)
 	for _, e := range refused {
@@ -388,6 +389,16 @@ func (q *Queue) Remove(ids []message.ID, each func(e *Entry)) int {
 	return q.takeOut(func(e *Entry) bool { return e.flags&isDurable != 0 && slices.Contains(ids, e.id) }, each)
 }
 
+// closeFilesLocked lets go of the descriptors of queue files, which reading has
+// opened: nobody reads on soon.
+func (q *Queue) closeFilesLocked() {
+	for i := range q.lanes {
+		for _, s := range q.lanes[i].segs {
+			s.closeFile()
+		}
+	}
+}
+
 // Clear is Remove for everything that is on disk.
 func (q *Queue) Clear(each func(e *Entry)) int {
 	return q.takeOut(func(*Entry) bool { return true }, each)
@@ -414,6 +425,9 @@ func (q *Queue) takeOut(match func(e *Entry) bool, each func(e *Entry)) int {
 			out = append(out, e)
 		}
 		l.trim()
+	}
+	if q.pump == nil {
+		q.closeFilesLocked()
 	}
 	q.mu.Unlock()
 	for _, e := range out {

@@ -505,6 +505,45 @@ func TestDamagedQueueFile(t *testing.T) {
 	}
 }
 
+// TestFilesAreClosed: a queue that somebody has read a part of keeps no file open
+// when he is gone.
+func TestFilesAreClosed(t *testing.T) {
+	dir := t.TempDir()
+	r := open(t, dir, Options{})
+	for n := uint64(1); n <= 10; n++ {
+		r.put(r.sp.Queue(aliceQueue), n, 1000)
+	}
+	r.await(10)
+	r.end()
+	inUse := func() (n int) {
+		all, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, fd := range all {
+			if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); strings.HasPrefix(to, filepath.Join(dir, "queues")) {
+				n++
+			}
+		}
+		return n
+	}
+	r = open(t, dir, Options{})
+	q := r.sp.Queue(aliceQueue)
+	p := &tap{}
+	q.Attach(p)
+	if e, _, _ := q.Next(p, message.MaxEnvelope); e == nil || inUse() != 1 {
+		t.Fatalf("while it is read, %d files are open", inUse())
+	}
+	var turn Turn
+	q.Detach(&turn, p)
+	if n := inUse(); n != 0 {
+		t.Errorf("%d files are open, and nobody reads", n)
+	}
+	if n := q.Clear(func(e *Entry) { q.Forget(e) }); n != 10 || inUse() != 0 {
+		t.Errorf("%d were taken out, and %d files are open", n, inUse())
+	}
+}
+
 func TestExpiry(t *testing.T) {
 	var mu sync.Mutex
 	var expired []uint64
