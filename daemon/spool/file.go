@@ -234,15 +234,7 @@ func (q *Queue) collectLocked(lane uint8) newFile {
 	if len(f.entries) > 0 {
 		f.data = w.finish()
 		f.store = &store{segment: true, salt: w.salt, bytes: len(f.data)}
-		// Entries may come between those of a file that is merged: the new file must not
-		// take its name, for the old one is read until its entries have moved, and removed then.
-		path := func() string {
-			return filepath.Join(q.sp.dir, "queues", q.name, segmentName(lane, w.first, f.entries[len(f.entries)-1].seq))
-		}
-		for slices.ContainsFunc(l.segs, func(s *store) bool { return s.path == path() }) {
-			w.first--
-		}
-		f.store.path = path()
+		f.store.path = filepath.Join(q.sp.dir, "queues", q.name, segmentName(lane, w.first, f.entries[len(f.entries)-1].seq, w.salt))
 	}
 	return f
 }

@@ -6,7 +6,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
-	"strings"
+	"regexp"
 
 	"github.com/noipchat/noipchat/daemon/message"
 )
@@ -17,7 +17,9 @@ import (
 //	header │ put records … │ index: 44 bytes each │ offset 8, count 4, checksum 4, magic 8
 //
 // It is written whole by atomic rename and never changed. Its name is the
-// priority and the first and last entry's numbers: "1-42-99", each with 20 digits.
+// priority, the first and last entry's numbers (20 digits), and the salt (16 hex
+// digits): a file that replaces others may have the numbers of one of them, for
+// entries become durable out of order, but never its name.
 const (
 	indexEntry = 44
 	footerSize = 24
@@ -25,8 +27,8 @@ const (
 
 var footerMagic = [8]byte([]byte("noipidx1"))
 
-func segmentName(lane uint8, first, last uint64) string {
-	return fmt.Sprintf("%d-%020d-%020d", lane, first, last)
+func segmentName(lane uint8, first, last, salt uint64) string {
+	return fmt.Sprintf("%d-%020d-%020d-%016x", lane, first, last, salt)
 }
 
 // segmentWriter makes a queue file in memory.
@@ -170,7 +172,8 @@ func scanSegment(s *store) ([]Entry, error) {
 	}
 }
 
+var segmentNames = regexp.MustCompile(`^[0-9]-[0-9]{20}-[0-9]{20}-[0-9a-f]{16}$`)
+
 func isSegmentName(name string) bool {
-	return len(name) == 43 && name[0] >= '0' && name[0] < '0'+message.Priorities && name[1] == '-' && name[22] == '-' &&
-		strings.Trim(name[2:22]+name[23:], "0123456789") == ""
+	return segmentNames.MatchString(name) && name[0] < '0'+message.Priorities
 }

@@ -505,6 +505,45 @@ func TestDamagedQueueFile(t *testing.T) {
 	}
 }
 
+// TestMergedFileHasItsOwnName: senders at once make entries durable out of order, so
+// a queue file may get one that lies between those of the file that it replaces.
+func TestMergedFileHasItsOwnName(t *testing.T) {
+	dir := t.TempDir()
+	r := open(t, dir, Options{Quiet: time.Hour})
+	q := r.sp.Queue(aliceQueue)
+	for n := uint64(1); n <= 3; n++ {
+		r.put(q, n, []int{100, 1000, 100}[n-1]) // what comes is large, so the file is merged
+		r.await(n)
+	}
+	setDurable := func(e *Entry, yes bool) {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		e.flags ^= isDurable | committing
+		if (e.flags&isDurable != 0) != yes {
+			t.Fatal("it was so already")
+		}
+		q.unfiledLocked()
+	}
+	second := q.lanes[message.Normal].ents[1]
+	file := func() {
+		if err := r.sp.fileQueues(r.sp.takeUnfiled()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	setDurable(second, false)
+	file()
+	setDurable(second, true)
+	file()
+	if n := len(q.lanes[message.Normal].segs); n != 1 {
+		t.Errorf("%d queue files", n)
+	}
+	r.end()
+	r = open(t, dir, Options{})
+	if got := r.drain(r.sp.Queue(aliceQueue), true); !slices.Equal(got, numbers(1, 3)) {
+		t.Errorf("after a restart: %v", got)
+	}
+}
+
 // TestFilesAreClosed: a queue that somebody has read a part of keeps no file open
 // when he is gone.
 func TestFilesAreClosed(t *testing.T) {
