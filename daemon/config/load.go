@@ -27,16 +27,11 @@ bind = "192.0.2.1:10001"`
 // except that of a file with a syntax error it has only that.
 func Load(path string) (*Config, error) {
 	l := newLoader(path)
-	l.read(path)
-	dir := filepath.Join(filepath.Dir(path), "conf.d")
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		l.unread(dir, err)
+	if _, err := os.ReadDir(confD(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		l.unread(confD(path), err)
 	}
-	for _, e := range entries { // sorted by name
-		if strings.HasSuffix(e.Name(), ".toml") && !strings.HasPrefix(e.Name(), ".") {
-			l.read(filepath.Join(dir, e.Name()))
-		}
+	for _, file := range filesOf(path) {
+		l.read(file)
 	}
 	return l.finish()
 }
@@ -87,29 +82,46 @@ func (l *loader) unread(path string, err error) {
 }
 
 func (l *loader) read(path string) {
+	text, err := readFile(path)
+	if err != nil {
+		l.unread(path, err)
+		return
+	}
+	l.add(path, string(text))
+}
+
+// filesOf returns what Load(path) reads, in this order.
+func filesOf(path string) []string {
+	all := []string{path}
+	entries, _ := os.ReadDir(confD(path)) // Load says what is wrong with it
+	for _, e := range entries {           // sorted by name
+		if strings.HasSuffix(e.Name(), ".toml") && !strings.HasPrefix(e.Name(), ".") {
+			all = append(all, filepath.Join(confD(path), e.Name()))
+		}
+	}
+	return all
+}
+
+func confD(path string) string { return filepath.Join(filepath.Dir(path), "conf.d") }
+
+func readFile(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err == nil && !info.Mode().IsRegular() { // opening a named pipe would wait for its writer
 		err = errors.New("not a regular file")
 	}
 	if err != nil {
-		l.unread(path, err)
-		return
+		return nil, err
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		l.unread(path, err)
-		return
+		return nil, err
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err == nil && len(text) > maxFile {
 		err = fmt.Errorf("larger than %v", Size(maxFile))
 	}
-	if err != nil {
-		l.unread(path, err)
-		return
-	}
-	l.add(path, string(text))
+	return text, err
 }
 
 // add takes the values of a text.

@@ -1,0 +1,101 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+)
+
+// Change is a key whose value is another one, in TOML's spelling; "" means that it
+// isn't there. Interfaces are known by their kind and address, wherever they stand:
+// `interface[tcp 192.0.2.1:10001].public`.
+type Change struct {
+	Key, Before, After string
+	Hot                bool // can be applied while running
+}
+
+// String is the change on one line.
+func (c Change) String() string {
+	switch {
+	case c.Before == "":
+		return fmt.Sprintf("+ %s = %s", c.Key, c.After)
+	case c.After == "":
+		return fmt.Sprintf("- %s = %s", c.Key, c.Before)
+	}
+	return fmt.Sprintf("~ %s = %s (was %s)", c.Key, c.After, c.Before)
+}
+
+// Diff returns what becomes different, in the order of the keys.
+func Diff(before, after *Config) (all []Change) {
+	old, now := before.Values(), after.Values()
+	was := map[string]Value{}
+	for _, v := range old {
+		was[v.Key] = v
+	}
+	is := map[string]bool{}
+	for _, v := range now {
+		is[v.Key] = true
+		if b := was[v.Key]; b.Text != v.Text {
+			all = append(all, Change{v.Key, b.Text, v.Text, v.Hot})
+		}
+	}
+	for _, v := range old {
+		if !is[v.Key] {
+			all = append(all, Change{v.Key, v.Text, "", v.Hot})
+		}
+	}
+	return all
+}
+
+// Value is a key with its value, in TOML's spelling, and where that comes from.
+type Value struct {
+	Key, Text, Origin string
+	Hot               bool
+}
+
+// Values returns every key, those that have their default too.
+func (c *Config) Values() (all []Value) {
+	c.values(reflect.ValueOf(c).Elem(), "", "", &all)
+	return all
+}
+
+// values walks a table. Its keys have one spelling for people and one for Origin.
+func (c *Config) values(table reflect.Value, key, origin string, all *[]Value) {
+	for field, v := range table.Fields() {
+		name := field.Tag.Get("toml")
+		if name == "" {
+			continue
+		}
+		key, origin := join(key, name), join(origin, name)
+		switch {
+		case v.Kind() == reflect.Struct:
+			c.values(v, key, origin, all)
+		case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct:
+			for i := range v.Len() {
+				element := v.Index(i)
+				c.values(element, fmt.Sprintf("%s[%v]", key, element.Interface()), index(origin, i), all)
+			}
+		default:
+			*all = append(*all, Value{key, spell(v), c.Origin(origin), field.Tag.Get("change") == "hot"})
+		}
+	}
+}
+
+// spell writes a value as it stands in a file.
+func spell(v reflect.Value) string {
+	switch x := v.Interface().(type) {
+	case int:
+		return fmt.Sprint(x)
+	case []string:
+		all := make([]string, len(x))
+		for i := range x {
+			all[i] = fmt.Sprintf("%q", x[i])
+		}
+		return "[" + strings.Join(all, ", ") + "]"
+	default:
+		return fmt.Sprintf("%q", fmt.Sprint(x))
+	}
+}
+
+// String names an interface by what no two of them share.
+func (i Interface) String() string { return i.Kind + " " + i.Bind }
