@@ -214,6 +214,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		}
 	}
 	g.Go(func() error { return d.host.Watch(serving) })
+	g.Go(func() error { d.retry(serving); return nil })
 	g.Go(func() error { return control.Serve(serving, d.control, control.NewHandler(d, d.o.Log), d.o.Log) })
 	if d.scrape != nil {
 		g.Go(func() error { return d.serveMetrics(serving) })
@@ -235,6 +236,25 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.host.Close(message.Defer(message.CodeStopping, time.Second, "the server is going down"))
 	endSpool()
 	return errors.Join(err, below.Wait())
+}
+
+// retry sends, a second later, the receipts that the spool did not take.
+func (d *Daemon) retry(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.relay.Late():
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Second):
+		}
+		var turn spool.Turn
+		d.relay.Retry(&turn)
+		turn.Run()
+	}
 }
 
 func (d *Daemon) serveMetrics(ctx context.Context) error {

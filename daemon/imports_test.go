@@ -19,9 +19,9 @@ const module = "github.com/noipchat/noipchat/"
 var imports = map[string][]string{
 	"daemon/message":   {},
 	"daemon/durable":   {"github.com/google/renameio/v2", "golang.org/x/sys/unix"},
-	"daemon/transport": {},
-	"daemon/systemd":   {"github.com/coreos/go-systemd/v22/daemon"},
-	"daemon/config":    {"daemon/message", "github.com/BurntSushi/toml"},
+	"daemon/transport": {"golang.org/x/sys/unix"},
+	"daemon/systemd":   {"github.com/coreos/go-systemd/v22/daemon", "github.com/coreos/go-systemd/v22/activation", "golang.org/x/sys/unix"},
+	"daemon/config":    {"daemon/message", "github.com/BurntSushi/toml", "github.com/fsnotify/fsnotify"},
 	"daemon/identity":  {"daemon/message", "daemon/durable", "golang.org/x/crypto/argon2"},
 	"daemon/spool":     {"daemon/message", "daemon/durable", "golang.org/x/sync/errgroup"},
 	"daemon/control":   {"daemon/message", "golang.org/x/sys/unix"},
@@ -36,7 +36,7 @@ var imports = map[string][]string{
 		"github.com/prometheus/client_golang/prometheus/promhttp"},
 
 	"cmd/cli":       {"daemon/message", "github.com/spf13/cobra", "golang.org/x/term"},
-	"cmd/noipctl":   {"cmd/cli", "daemon/message", "daemon/control", "github.com/spf13/cobra"},
+	"cmd/noipctl":   {"cmd/cli", "daemon/message", "daemon/config", "daemon/control", "github.com/spf13/cobra"},
 	"cmd/noipchat":  {"cmd/cli", "daemon/message", "daemon/durable", "daemon/identity", "daemon/client", "daemon/wire", "github.com/spf13/cobra"},
 	"cmd/noipchatd": {"cmd/cli", "daemon/message", "daemon", "daemon/config", "daemon/durable", "daemon/systemd", "daemon/identity", "daemon/control", "daemon/client"},
 }

@@ -107,7 +107,7 @@ func (u *Users) authenticate(ctx context.Context, name, password, address, accou
 		u.fail(address, account)
 		return nil, nil, badLogin()
 	}
-	u.byAccount.Success(account)
+	u.limits.Load().byAccount.Success(account)
 	if known.cost == u.hasher.cost {
 		return a, nil, nil
 	}
@@ -117,16 +117,16 @@ func (u *Users) authenticate(ctx context.Context, name, password, address, accou
 
 func (u *Users) allow(address, account string) error {
 	now := u.o.Now()
-	return later(max(u.byAddress.Allow(now, address), u.byAccount.Allow(now, account)), "too many failures")
+	return later(max(u.limits.Load().byAddress.Allow(now, address), u.limits.Load().byAccount.Allow(now, account)), "too many failures")
 }
 
 func (u *Users) fail(address, account string) {
 	now := u.o.Now()
 	if address != "" {
-		u.byAddress.Fail(now, address)
+		u.limits.Load().byAddress.Fail(now, address)
 	}
 	if account != "" {
-		u.byAccount.Fail(now, account)
+		u.limits.Load().byAccount.Fail(now, account)
 	}
 }
 

@@ -92,13 +92,11 @@ type Device struct {
 // it, and everybody sees it when the call returns. If writing fails, nothing is
 // changed as far as this process goes; after a restart either may be true.
 type Users struct {
-	dir, home      string
-	o              Options
-	hasher         *Hasher
-	byAddress      *Attempts // failures to prove who one is, and to show a good invitation
-	byAccount      *Attempts
-	joinsByAddress *Attempts // who joined in open mode
-	mode           atomic.Uint32
+	dir, home string
+	o         Options
+	hasher    *Hasher
+	limits    atomic.Pointer[attempts]
+	mode      atomic.Uint32
 
 	change sync.Mutex // held by who makes a change, over the disk, before mu
 
@@ -109,6 +107,34 @@ type Users struct {
 	invites  []Invite
 	lost     error // why invites.json can't be read
 	epoch    uint64
+}
+
+// Limits are how often somebody may fail, and join; see Options.
+type Limits struct {
+	Failures, AddressFails, JoinsPerHour int
+	Window                               time.Duration
+}
+
+// attempts counts by the limits in force.
+type attempts struct {
+	Limits
+	byAddress      *Attempts // failures to prove who one is, and to show a good invitation
+	byAccount      *Attempts
+	joinsByAddress *Attempts // who joined in open mode
+}
+
+// SetLimits puts limits in force, each above 0. If they are others than before,
+// counting begins anew.
+func (u *Users) SetLimits(l Limits) {
+	if now := u.limits.Load(); now != nil && now.Limits == l {
+		return
+	}
+	u.limits.Store(&attempts{
+		Limits:         l,
+		byAddress:      NewAttempts(l.AddressFails, l.Window, maxKeys),
+		byAccount:      NewAttempts(l.Failures, l.Window, maxKeys),
+		joinsByAddress: NewAttempts(l.JoinsPerHour, time.Hour, maxKeys),
+	})
 }
 
 // login is what a device shows. That a user, a device, or its right to log in is

@@ -122,12 +122,8 @@ func OpenUsers(dir, home string, o Options) (u *Users, problems []error, err err
 	if err := o.defaults(); err != nil {
 		return nil, nil, fmt.Errorf("opening users: %w", err)
 	}
-	u = &Users{
-		dir: dir, home: home, o: o, hasher: o.Hasher,
-		byAddress:      NewAttempts(o.AddressFails, o.Window, maxKeys),
-		byAccount:      NewAttempts(o.Failures, o.Window, maxKeys),
-		joinsByAddress: NewAttempts(o.JoinsPerHour, time.Hour, maxKeys),
-	}
+	u = &Users{dir: dir, home: home, o: o, hasher: o.Hasher}
+	u.SetLimits(Limits{Failures: o.Failures, AddressFails: o.AddressFails, JoinsPerHour: o.JoinsPerHour, Window: o.Window})
 	u.SetMode(o.Mode)
 	if err := durable.MkdirAll(u.folder(), 0o700); err != nil {
 		return nil, nil, fmt.Errorf("opening users: %w", err)

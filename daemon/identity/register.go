@@ -98,7 +98,7 @@ func (u *Users) Join(ctx context.Context, j Joining) (Device, error) {
 		return Device{}, err
 	}
 	if j.Invite == "" && address != "" {
-		u.joinsByAddress.Fail(u.o.Now(), address) // what is limited here is success
+		u.limits.Load().joinsByAddress.Fail(u.o.Now(), address) // what is limited here is success
 	}
 	return u.saw(d), nil
 }
@@ -109,7 +109,7 @@ func (u *Users) admit(j Joining, address string) error {
 	if mode == Closed {
 		return message.Refuse(message.CodeClosed, "this server takes no registrations; ask its admin for an account")
 	}
-	if err := later(u.byAddress.Allow(now, address), "too many failures"); err != nil {
+	if err := later(u.limits.Load().byAddress.Allow(now, address), "too many failures"); err != nil {
 		return err
 	}
 	if j.Invite != "" || mode != Open {
@@ -121,7 +121,7 @@ func (u *Users) admit(j Joining, address string) error {
 		if i.User != "" && i.User != j.User {
 			return message.Refuse(message.CodeNotAllowed, "the invitation is for %s", i.User)
 		}
-	} else if err := later(u.joinsByAddress.Allow(now, address), "too many new users from your address"); err != nil {
+	} else if err := later(u.limits.Load().joinsByAddress.Allow(now, address), "too many new users from your address"); err != nil {
 		return err
 	}
 	u.mu.RLock()

@@ -37,6 +37,10 @@ type Relay struct {
 	trailMu sync.Mutex
 	trail   [trailSize]Event // the last ones; guarded by trailMu
 	steps   int
+
+	late      chan struct{} // has a value when something is postponed
+	lateMu    sync.Mutex
+	postponed []*account
 }
 
 // Event is something that became of an envelope that had been on this server's disk.
@@ -88,7 +92,7 @@ func New(home string, sp *spool.Spool) *Relay {
 	rand.Read(b[:])
 	return &Relay{
 		home: home, sp: sp, device: message.DeviceID(binary.BigEndian.Uint64(b[:])),
-		boxes: map[message.Address]*box{},
+		boxes: map[message.Address]*box{}, late: make(chan struct{}, 1),
 	}
 }
 
@@ -227,6 +231,7 @@ type Ledger struct {
 
 // account is one receipt or bounce: one sender's device, one receiver, one state.
 type account struct {
+	relay  *Relay
 	to     message.Address
 	report message.Report
 	q      *spool.Queue
@@ -263,7 +268,7 @@ func (r *Relay) owe(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, re
 	}
 	report.Receiver, report.Device = receiver, env.Device
 	report.Counters.Add(env.Counter)
-	l.accounts = append(l.accounts, &account{to: env.From, report: report, q: q, done: []*spool.Entry{e}})
+	l.accounts = append(l.accounts, &account{relay: r, to: env.From, report: report, q: q, done: []*spool.Entry{e}})
 	if len(l.accounts) > 512 {
 		r.Close(t, l)
 	}
@@ -304,13 +309,40 @@ func (r *Relay) send(t *spool.Turn, a *account) {
 	}
 }
 
-// Settled implements spool.Owner: the receipt is safe, or can't be sent.
+// Settled implements spool.Owner: the receipt is safe, or can't be sent, or can't be
+// sent now, because the disk is full, say: then the entries stay on it.
 func (a *account) Settled(_ *spool.Turn, _ uint64, _ message.State, no *message.Refusal) {
 	if no != nil && !no.Permanent {
-		return // the disk is full: the entries stay on it, and are told of after a restart
+		a.relay.postpone(a)
+		return
 	}
 	for _, e := range a.done {
 		a.q.Forget(e)
+	}
+}
+
+func (r *Relay) postpone(a *account) {
+	r.lateMu.Lock()
+	r.postponed = append(r.postponed, a)
+	r.lateMu.Unlock()
+	select {
+	case r.late <- struct{}{}:
+	default:
+	}
+}
+
+// Late has a value when there are receipts and bounces for Retry.
+func (r *Relay) Late() <-chan struct{} { return r.late }
+
+// Retry sends the receipts and bounces that could not be sent when they were
+// written. Those that can't be sent now either are late again.
+func (r *Relay) Retry(t *spool.Turn) {
+	r.lateMu.Lock()
+	all := r.postponed
+	r.postponed = nil
+	r.lateMu.Unlock()
+	for _, a := range all {
+		r.send(t, a)
 	}
 }
 

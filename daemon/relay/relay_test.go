@@ -226,6 +226,42 @@ func TestReceipts(t *testing.T) {
 	}
 }
 
+// TestLateReceipts: a receipt that the spool doesn't take is sent later, and what it
+// is about stays on disk until then.
+func TestLateReceipts(t *testing.T) {
+	o := open(t, t.TempDir())
+	o.SetUser("alice@server1", []message.DeviceID{7})
+	o.SetUser("bob@server1", []message.DeviceID{1})
+	o.accept(1, 0, "bob@server1")
+	o.hears(100)
+	limits := spool.Limits{Quota: 1 << 20, Total: 1, Hand: 1 << 20, MaxAge: time.Hour}
+	o.sp.SetLimits(limits)
+	var l relay.Ledger
+	if got := o.take("bob@server1", 1, &l); len(got) != 1 {
+		t.Fatalf("bob gets %v", got)
+	}
+	var turn spool.Turn
+	for range 2 { // the first time in vain
+		select {
+		case <-o.Late():
+		default:
+			t.Fatal("nothing is late")
+		}
+		if got := o.take("alice@server1", 7, &l); len(got) != 0 {
+			t.Fatalf("alice gets %v", got)
+		}
+		o.Retry(&turn)
+		turn.Run()
+	}
+	limits.Total = 1 << 20
+	o.sp.SetLimits(limits)
+	o.Retry(&turn)
+	turn.Run()
+	if got := o.take("alice@server1", 7, &l); len(got) != 1 || got[0].Kind != message.Receipt {
+		t.Errorf("alice gets %v", got)
+	}
+}
+
 // TestBounces: what is given up is told with its reason; nothing is said of
 // receipts and bounces themselves.
 func TestBounces(t *testing.T) {

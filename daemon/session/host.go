@@ -72,6 +72,8 @@ type Host struct {
 	pending  map[transport.Conn]arrival
 	bySource map[string]int
 	sessions map[deviceKey]*session
+
+	pendingMax, sessionsMax int
 }
 
 type arrival struct {
@@ -101,6 +103,7 @@ func New(home string, key identity.Key, users *identity.Users, r *relay.Relay, s
 	h := &Host{
 		home: home, key: key, users: users, relay: r, sp: sp, o: o, start: time.Now(),
 		pending: map[transport.Conn]arrival{}, bySource: map[string]int{}, sessions: map[deviceKey]*session{},
+		pendingMax: o.Pending, sessionsMax: o.Sessions,
 	}
 	h.public.Store(new([]string))
 	return h
@@ -108,6 +111,14 @@ func New(home string, key identity.Key, users *identity.Users, r *relay.Relay, s
 
 // SetPublic sets the addresses that devices are told.
 func (h *Host) SetPublic(addresses []string) { h.public.Store(&addresses) }
+
+// SetLimits changes two of the Options: how many connections may not have logged in,
+// and how many sessions there may be. Those that there are stay.
+func (h *Host) SetLimits(pending, sessions int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.pendingMax, h.sessionsMax = pending, sessions
+}
 
 // Stats returns the counters.
 func (h *Host) Stats() *Stats { return &h.stats }
@@ -177,9 +188,9 @@ func (h *Host) arrive(conn transport.Conn, source string) bool {
 		return false
 	}
 	var victim transport.Conn
-	if share := max(h.o.Pending/4, 1); h.bySource[source] >= share {
+	if share := max(h.pendingMax/4, 1); h.bySource[source] >= share {
 		victim = h.oldestLocked(source)
-	} else if len(h.pending) >= h.o.Pending {
+	} else if len(h.pending) >= h.pendingMax {
 		victim = h.oldestLocked("")
 	}
 	if victim != nil {
@@ -289,7 +300,7 @@ func (h *Host) begin(c *wire.Conn, hello wire.ClientHello, device identity.Devic
 
 	key := deviceKey{user, device.ID}
 	h.mu.Lock()
-	if h.closed != nil || len(h.sessions) >= h.o.Sessions && h.sessions[key] == nil {
+	if h.closed != nil || len(h.sessions) >= h.sessionsMax && h.sessions[key] == nil {
 		why := h.closed
 		h.mu.Unlock()
 		if why == nil {

@@ -373,8 +373,7 @@ func (j *journal) begin() error {
 			return j.startLocked(f)
 		}
 		if len(j.files) < j.sp.o.JournalFiles {
-			path := filepath.Join(j.sp.dir, "journal", fmt.Sprintf("spare-%020d", j.gen+1))
-			f, err := durable.CreateFile(path, int64(j.sp.o.JournalFile))
+			f, err := durable.CreateFile(j.sparePath(j.gen+1), int64(j.sp.o.JournalFile))
 			if err == nil {
 				j.sp.setFull(false, nil)
 				return j.startLocked(f)
@@ -386,14 +385,26 @@ func (j *journal) begin() error {
 			}
 		}
 		if !j.waitFilerLocked() {
-			return errNoFile
+			if j.fileErr != nil || len(j.files) >= 2*j.sp.o.JournalFiles {
+				return errNoFile
+			}
+			// What keeps the files are entries that are done, and whose receipts wait for
+			// the very commit that waits here: a file more than wanted lets them go.
+			f, err := durable.CreateFile(j.sparePath(j.gen+1), int64(j.sp.o.JournalFile))
+			if err != nil {
+				return fmt.Errorf("%w: %w", errNoFile, err)
+			}
+			return j.startLocked(f)
 		}
 	}
 }
 
-// filerTries bounds the waiting for a file. A file may be kept by entries whose
-// receipts wait for the very commit that waits here: then a Put is refused for now.
-const filerTries = 200
+// filerTries bounds the waiting for a file, in milliseconds.
+const filerTries = 50
+
+func (j *journal) sparePath(gen uint64) string {
+	return filepath.Join(j.sp.dir, "journal", fmt.Sprintf("spare-%020d", gen))
+}
 
 // waitFilerLocked has everything filed, and tells whether that has freed a file.
 func (j *journal) waitFilerLocked() bool {
@@ -472,7 +483,7 @@ func (j *journal) retire(stopping bool) {
 			s.f.Close()
 			continue
 		}
-		if err := s.f.Rename(filepath.Join(j.sp.dir, "journal", fmt.Sprintf("spare-%020d", s.gen))); err != nil {
+		if err := s.f.Rename(j.sparePath(s.gen)); err != nil {
 			j.sp.notice("recycling a journal file: %v", err)
 			s.f.Close()
 			continue

@@ -94,7 +94,7 @@ type Put struct {
 // doesn't. It may wait while the hand is full.
 func (q *Queue) Put(t *Turn, p Put) {
 	sp := q.sp
-	maxLife := uint32(min(int64(sp.o.MaxAge/time.Second), 1<<31))
+	maxLife := uint32(min(sp.limits.maxAge.Load()/int64(time.Second), 1<<31))
 	if p.Life == 0 || p.Life > maxLife {
 		p.Life = maxLife
 	}
@@ -149,9 +149,9 @@ func (q *Queue) Put(t *Turn, p Put) {
 // refuseLocked says why size more bytes are not taken.
 func (q *Queue) refuseLocked(size int64) *message.Refusal {
 	switch {
-	case q.bytes+size > q.sp.o.Quota:
+	case q.bytes+size > q.sp.limits.quota.Load():
 		return message.Refuse(message.CodeQuota, "%d messages wait for this receiver already", q.count)
-	case q.sp.bytes.Load()+size > q.sp.o.Total:
+	case q.sp.bytes.Load()+size > q.sp.limits.total.Load():
 		return message.Defer(message.CodeFull, time.Minute, "the server's spool is full")
 	case q.pump == nil && q.sp.full.Load():
 		return message.Defer(message.CodeFull, time.Minute, "the server's disk is full")

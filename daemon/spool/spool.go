@@ -42,13 +42,30 @@ type Options struct {
 	Grace  time.Duration // nothing expires for so long after a start or a jump of the clock (10 min)
 
 	JournalFile  int // bytes of a journal file (32 MiB)
-	JournalFiles int // how many there may be (6)
+	JournalFiles int // how many there are to be (6); twice as many where receipts wait for a place
 
 	Log *slog.Logger
 
 	// Expired is told of an entry that has waited too long, with no lock held. It
 	// sees to the bounce, and calls Forget when that is safe. Raw has the envelope.
 	Expired func(t *Turn, q *Queue, e *Entry)
+}
+
+// Limits are those of the Options that can change while the spool is open.
+type Limits struct {
+	Quota, Total, Hand int64
+	MaxAge             time.Duration
+}
+
+// SetLimits puts limits in force for what comes from now on.
+func (sp *Spool) SetLimits(l Limits) {
+	sp.limits.quota.Store(l.Quota)
+	sp.limits.total.Store(l.Total)
+	sp.limits.maxAge.Store(int64(l.MaxAge))
+	sp.handMu.Lock()
+	sp.limits.hand = l.Hand
+	sp.handMu.Unlock()
+	sp.handFree.Broadcast()
 }
 
 func (o *Options) setDefaults() {
@@ -113,6 +130,11 @@ type Spool struct {
 	reserved  bool
 
 	notices notices
+
+	limits struct {
+		quota, total, maxAge atomic.Int64
+		hand                 int64 // guarded by handMu
+	}
 }
 
 // Stats are counters since the start.
@@ -141,6 +163,7 @@ func Open(dir string, o Options) (*Spool, error) {
 		active:   make(chan struct{}, 1),
 	}
 	sp.handFree.L = &sp.handMu
+	sp.SetLimits(Limits{o.Quota, o.Total, o.Hand, o.MaxAge})
 	sp.expiry.Store(^uint32(0))
 	for _, sub := range []string{"", "journal", "queues", "refused"} {
 		if err := durable.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
@@ -249,7 +272,7 @@ func (sp *Spool) now() int64 { return int64(time.Since(sp.zero)) }
 // waits for others to be acked or to reach the disk, which is soon or never long.
 func (sp *Spool) takeHand(n int) {
 	sp.handMu.Lock()
-	for sp.hand > sp.o.Hand {
+	for sp.hand > sp.limits.hand {
 		sp.handFree.Wait()
 	}
 	sp.hand += int64(n)
@@ -260,7 +283,7 @@ func (sp *Spool) dropHand(n int) {
 	sp.handMu.Lock()
 	before := sp.hand
 	sp.hand -= int64(n)
-	if before > sp.o.Hand {
+	if before > sp.limits.hand {
 		sp.handFree.Broadcast()
 	}
 	sp.handMu.Unlock()

@@ -544,6 +544,52 @@ func TestMergedFileHasItsOwnName(t *testing.T) {
 	}
 }
 
+// TestReceiptsGetAFile: journal files are kept by entries whose receipts are still
+// to be written; so there is a file for the receipts, or both would wait for ever.
+func TestReceiptsGetAFile(t *testing.T) {
+	dir := t.TempDir()
+	r := open(t, dir, Options{Moment: time.Millisecond, Quiet: time.Hour, JournalFiles: 2})
+	q, sender := r.sp.Queue(aliceQueue), r.sp.Queue(carolQueue)
+	var turn Turn
+	p := &tap{}
+	q.Attach(p)
+	var owed []*Entry
+	for n := uint64(1); n <= 2; n++ {
+		r.put(q, n, 60_000) // of four, a file takes three
+		e, _, _ := q.Next(p, message.MaxEnvelope)
+		if s := r.await(n); s != message.Held {
+			t.Fatalf("%d: %v", n, s)
+		}
+		if !q.Done(&turn, e) {
+			t.Fatal("nothing is owed")
+		}
+		owed = append(owed, e)
+		for i := range uint64(3) {
+			r.put(sender, 100*n+i, 60_000)
+			r.await(100*n + i)
+		}
+	}
+	for n := uint64(11); n <= 14; n++ {
+		r.put(sender, n, 60_000)
+		if s := r.await(n); s != message.Held {
+			t.Errorf("receipt %d: %v", n, s)
+		}
+	}
+	for _, e := range owed {
+		q.Forget(e)
+	}
+	q.Detach(&turn, p)
+	r.end()
+	files, err := filepath.Glob(filepath.Join(dir, "journal", "0*"))
+	if err != nil || len(files) > 2 {
+		t.Errorf("journal files at the end: %q, %v", files, err)
+	}
+	r = open(t, dir, Options{})
+	if got := r.drain(r.sp.Queue(carolQueue), true); len(got) != 10 {
+		t.Errorf("after a restart: %v", got)
+	}
+}
+
 // TestFilesAreClosed: a queue that somebody has read a part of keeps no file open
 // when he is gone.
 func TestFilesAreClosed(t *testing.T) {

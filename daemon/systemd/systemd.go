@@ -1,9 +1,8 @@
-// Package systemd is everything between this process and its service manager:
-// the journal's priorities, readiness and the status line. Without a service
-// manager every call does nothing, and says so by its result.
+// Package systemd is everything between this process and its service manager: the
+// sockets that it opened or kept for us, readiness, the status line, the watchdog,
+// and the journal's priorities. Without a service manager every call does nothing.
 //
-// It starts no goroutine and keeps no file. Activation, the store of descriptors
-// and the watchdog come with the units.
+// It starts no goroutine and keeps no file.
 package systemd
 
 import (

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // socket is a TCP or Unix connection. Reading and writing go past net.Conn to
@@ -133,6 +135,20 @@ func (s *socket) TryWrite(b []byte) (int, error) {
 
 type listener struct{ net.Listener }
 
+// newListener keeps the name of a Unix socket when the listener is closed: somebody
+// else, the service manager say, may have a copy of the socket.
+func newListener(l net.Listener) listener {
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false)
+	}
+	return listener{l}
+}
+
+// File returns another descriptor of the socket.
+func (l listener) File() (*os.File, error) {
+	return l.Listener.(interface{ File() (*os.File, error) }).File()
+}
+
 // Accept implements Listener.
 func (l listener) Accept() (Conn, error) {
 	c, err := l.Listener.Accept()
@@ -142,9 +158,35 @@ func (l listener) Accept() (Conn, error) {
 	return asConn(newSocket(c))
 }
 
-// FromListener makes a Listener of one of package net's, TCP or Unix: what
-// another process, the service manager say, has opened for us.
-func FromListener(l net.Listener) Listener { return listener{l} }
+// FromFile makes a Listener of a socket that another process has opened for us, and
+// closes f.
+func FromFile(f *os.File) (Listener, error) {
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, err
+	}
+	return newListener(l), nil
+}
+
+// Retire closes a listener for good: copies of its socket that others hold take no
+// connections any more, and the name of a Unix socket goes.
+func Retire(l Listener) error {
+	s, ok := l.(listener)
+	if !ok {
+		return l.Close()
+	}
+	if a, ok := l.Addr().(*net.UnixAddr); ok {
+		os.Remove(a.Name) // first: who comes now may make one of that name
+	}
+	f, err := s.File()
+	err = errors.Join(err, l.Close()) // first: Accept says that it was closed
+	if f != nil {
+		defer f.Close()
+		err = errors.Join(err, unix.Shutdown(int(f.Fd()), unix.SHUT_RDWR))
+	}
+	return err
+}
 
 // keepAlive finds a peer whose machine is gone within two minutes or so. It is
 // the kernel's and costs the channel no byte; what the channel does of its own
@@ -168,7 +210,7 @@ func listenTCP(ctx context.Context, address string) (Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return listener{l}, nil
+	return newListener(l), nil
 }
 
 func dialTCP(ctx context.Context, local, remote string) (Conn, error) {
@@ -225,7 +267,7 @@ func listenUnix(ctx context.Context, path string) (Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return listener{l}, nil
+	return newListener(l), nil
 }
 
 func isSocket(path string) bool {

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -84,12 +85,12 @@ func TestOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ours.Close()
-	given, err := net.Listen("tcp", "127.0.0.1:0")
+	given, err := FromFile(opened(t, "tcp", "127.0.0.1:0"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer given.Close()
-	for _, l := range []Listener{ours, FromListener(given)} {
+	for _, l := range []Listener{ours, given} {
 		dialled, err := Dial(t.Context(), "tcp", "127.0.0.1", l.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -173,9 +174,90 @@ func TestUnixPaths(t *testing.T) {
 	}
 }
 
+// opened is a socket that listens, as another process hands it over.
+func opened(t *testing.T, network, address string) *os.File {
+	t.Helper()
+	l, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false)
+	}
+	defer l.Close()
+	f, err := l.(interface{ File() (*os.File, error) }).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// TestRetire: whoever has a copy of the socket, it takes nobody any more after
+// Retire; after Close it does.
+func TestRetire(t *testing.T) {
+	for _, at := range [][2]string{{"tcp", "127.0.0.1:0"}, {"unix", filepath.Join(t.TempDir(), "s")}} {
+		copied := opened(t, at[0], at[1])
+		defer copied.Close()
+		dup, err := unix.Dup(int(copied.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := FromFile(os.NewFile(uintptr(dup), "given"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := l.Addr().String()
+		l.Close()
+		c, err := Dial(t.Context(), at[0], "", address)
+		if err != nil {
+			t.Fatalf("%s, closed: %v", at[0], err)
+		}
+		c.Close()
+		if l, err = FromFile(copied); err != nil {
+			t.Fatal(err)
+		}
+		held, err := l.(listener).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer held.Close()
+		ends := make(chan error)
+		if c, err := l.Accept(); err != nil { // the one from above
+			t.Fatal(err)
+		} else {
+			c.Close()
+		}
+		go func() { ends <- second(l.Accept()) }()
+		if err := Retire(l); err != nil {
+			t.Error(err)
+		}
+		if err := <-ends; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s: Accept ends with %v", at[0], err)
+		}
+		if c, err := Dial(t.Context(), at[0], "", address); err == nil {
+			c.Close()
+			t.Errorf("%s, retired: somebody takes connections", at[0])
+		}
+		again, err := Listen(t.Context(), at[0], address)
+		if err != nil {
+			t.Errorf("%s, retired: the address is taken: %v", at[0], err)
+		} else {
+			Retire(again)
+		}
+	}
+	var m Memory
+	l, err := m.Listen("server")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Retire(l); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestNoSocket: a listener of something else gives errors, not panics.
 func TestNoSocket(t *testing.T) {
-	c, err := FromListener(pipes{}).Accept()
+	c, err := listener{pipes{}}.Accept()
 	if err == nil || c != nil || !strings.Contains(err.Error(), "no socket") {
 		t.Errorf("%v, %v", c, err)
 	}
