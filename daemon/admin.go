@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/noipchat/noipchat/daemon/config"
 	"github.com/noipchat/noipchat/daemon/control"
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
@@ -30,12 +29,12 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 	}
 	sessions, _ := d.host.Count()
 	s := control.Status{
-		Version: d.o.Version, Server: d.config.Name, Key: d.key.Public().String(), Fingerprint: d.key.Public().Fingerprint(),
+		Version: d.o.Version, Server: d.conf().Name, Key: d.key.Public().String(), Fingerprint: d.key.Public().Fingerprint(),
 		PID: os.Getpid(), Started: d.started, State: d.o.State,
-		Config: control.Config{Path: d.o.Config, Loaded: d.started},
+		Config: d.configState(),
 		Users:  len(d.users.List()), Sessions: sessions, Counters: counters, Notices: d.notices,
 	}
-	for _, i := range d.doors {
+	for _, i := range d.interfaces.list() {
 		v := control.Interface{Kind: i.Kind, Bind: i.Bind, Public: i.Public, State: control.Listening}
 		if i.err != nil {
 			v.State, v.Error = control.Failed, i.err.Error()
@@ -122,7 +121,7 @@ func (d *Daemon) RemoveUser(ctx context.Context, name string) error {
 	if err != nil {
 		return d.known(name, err)
 	}
-	return d.bounceAll(ctx, message.Join(name, d.config.Name))
+	return d.bounceAll(ctx, message.Join(name, d.conf().Name))
 }
 
 // bounceAll empties the queues of a user whom the relay doesn't know any more. What
@@ -130,7 +129,7 @@ func (d *Daemon) RemoveUser(ctx context.Context, name string) error {
 func (d *Daemon) bounceAll(ctx context.Context, user message.Address) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	no := message.Refuse(message.CodeNoUser, "%s has no user %s any more", d.config.Name, user.User())
+	no := message.Refuse(message.CodeNoUser, "%s has no user %s any more", d.conf().Name, user.User())
 	for {
 		var turn spool.Turn
 		var l relay.Ledger
@@ -175,7 +174,7 @@ func (d *Daemon) Invites(context.Context) ([]control.Invite, error) {
 
 // Invite implements control.Daemon.
 func (d *Daemon) Invite(_ context.Context, r control.InviteRequest) (control.Invite, error) {
-	public := d.public()
+	public := d.interfaces.public()
 	if len(public) == 0 {
 		return control.Invite{}, message.Refuse(message.CodeInvalid, "no interface has an address to tell: set public in %s", d.o.Config)
 	}
@@ -188,7 +187,7 @@ func (d *Daemon) Invite(_ context.Context, r control.InviteRequest) (control.Inv
 	if err != nil {
 		return control.Invite{}, err
 	}
-	line := identity.Line{Server: d.config.Name, Addresses: public[:min(len(public), 16)], Key: d.key.Public(), User: r.User, Invite: token}
+	line := identity.Line{Server: d.conf().Name, Addresses: public[:min(len(public), 16)], Key: d.key.Public(), User: r.User, Invite: token}
 	return control.Invite{ID: id, Line: line.String(), Expires: time.Now().Add(valid), Uses: r.Uses, User: r.User}, nil
 }
 
@@ -285,7 +284,7 @@ func (d *Daemon) RemoveFromQueue(_ context.Context, name string, ids []message.I
 	}
 	var turn spool.Turn
 	var l relay.Ledger
-	no := message.Refuse(message.CodeRemoved, "an admin of %s removed it", d.config.Name)
+	no := message.Refuse(message.CodeRemoved, "an admin of %s removed it", d.conf().Name)
 	for _, q := range queues {
 		removed += q.Remove(ids, func(e *spool.Entry) { d.relay.Bounce(&turn, &l, q, e, message.Refused, no) })
 	}
@@ -302,12 +301,12 @@ func (d *Daemon) Trace(_ context.Context, id message.ID) (control.Trace, error) 
 	for _, q := range d.spool.Queues() {
 		if at, ok := q.Since(id); ok {
 			t.Events = append(t.Events, control.TraceEvent{
-				At: at, Server: d.config.Name, Event: "held", Receiver: message.Address(relay.Destination(q.Name())), Detail: "waits in queue " + q.Name(),
+				At: at, Server: d.conf().Name, Event: "held", Receiver: message.Address(relay.Destination(q.Name())), Detail: "waits in queue " + q.Name(),
 			})
 		}
 	}
 	for _, e := range d.relay.Trail(id) {
-		t.Events = append(t.Events, control.TraceEvent{At: e.At, Server: d.config.Name, Event: e.State.String(), Receiver: e.Receiver, Detail: e.Reason})
+		t.Events = append(t.Events, control.TraceEvent{At: e.At, Server: d.conf().Name, Event: e.State.String(), Receiver: e.Receiver, Detail: e.Reason})
 	}
 	if len(t.Events) == 0 {
 		return t, fmt.Errorf("message %s: %w on this server's disk, now or lately; what went from hand to hand leaves no trace", id, control.ErrNotFound)
@@ -316,12 +315,18 @@ func (d *Daemon) Trace(_ context.Context, id message.ID) (control.Trace, error) 
 	return t, nil
 }
 
-// Reload implements control.Daemon. For now it checks what a restart would meet.
-func (d *Daemon) Reload(context.Context, time.Duration) error {
-	if _, err := config.Load(d.o.Config); err != nil {
-		return fmt.Errorf("%w:\n%w", control.ErrConfig, err)
+func (d *Daemon) configState() control.Config {
+	l := &d.live
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := control.Config{Path: d.o.Config, Loaded: l.loaded}
+	if l.err != nil {
+		c.LastError, c.LastErrorAt = l.err.Error(), l.errAt
 	}
-	return message.Refuse(message.CodeNotAllowed, "the configuration is good, and this version takes it at its next start only: systemctl restart noipchat")
+	if l.timer != nil {
+		c.ReturnsAt = l.backAt
+	}
+	return c
 }
 
 // Metrics implements control.Daemon.

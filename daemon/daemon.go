@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -40,13 +41,13 @@ type Options struct {
 	Runtime string // folder for the control socket
 	Version string
 	Log     *slog.Logger
+	Reopen  func() error // opens the log again, after a rotation; nil: there is no need
 }
 
 // Daemon is a server.
 type Daemon struct {
 	// fixed after Open
 	o       Options
-	config  *config.Config
 	started time.Time
 	key     identity.Key
 	lock    io.Closer
@@ -55,30 +56,26 @@ type Daemon struct {
 	spool   *spool.Spool
 	relay   *relay.Relay
 	host    *session.Host
-	doors   []door
 	control net.Listener
-	scrape  net.Listener // nil: [metrics] listen is off
 	metrics http.Handler
 	gather  func() (map[string]float64, error)
 	notices []string // of the start
 
-	expiring atomic.Pointer[relay.Relay] // for the spool, which is older than the relay
-}
+	interfaces interfaces
+	scrape     scraper
+	live       live
 
-// door is an interface, open or not.
-type door struct {
-	config.Interface
-	l   transport.Listener
-	err error
+	expiring atomic.Pointer[relay.Relay] // for the spool, which is older than the relay
 }
 
 // Open reads the configuration and the state, and opens the sockets. An interface
 // that can't be opened is no error as long as another one can: Status tells.
 func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
 	d := &Daemon{o: o, started: time.Now()}
-	if d.config, err = config.Load(o.Config); err != nil {
+	if d.live.config, err = config.Load(o.Config); err != nil {
 		return nil, err
 	}
+	d.live.loaded = d.started
 	if err := durable.MkdirAll(o.State, 0o700); err != nil {
 		return nil, fmt.Errorf("opening the state: %w", err)
 	}
@@ -106,15 +103,16 @@ func (d *Daemon) openState() (err error) {
 	if created {
 		d.o.Log.Info("this server has a key now", "fingerprint", d.key.Public().Fingerprint())
 	}
-	c := d.config
+	c := d.conf()
 	mode, err := identity.ParseMode(c.Register.Mode)
 	if err != nil {
 		return err
 	}
 	var damaged []error
+	logins, limits := identityLimits(c), spoolLimits(c)
 	d.users, damaged, err = identity.OpenUsers(d.o.State, c.Name, identity.Options{
-		Mode: mode, Failures: c.Limits.LoginFailures, AddressFails: c.Limits.LoginFailuresPerAddress,
-		Window: time.Duration(c.Limits.LoginWindow), JoinsPerHour: c.Limits.RegistrationsPerAddress, Log: d.o.Log,
+		Mode: mode, Failures: logins.Failures, AddressFails: logins.AddressFails,
+		Window: logins.Window, JoinsPerHour: logins.JoinsPerHour, Log: d.o.Log,
 	})
 	if err != nil {
 		return err
@@ -124,8 +122,8 @@ func (d *Daemon) openState() (err error) {
 		d.notices = append(d.notices, e.Error())
 	}
 	d.spool, err = spool.Open(filepath.Join(d.o.State, "spool"), spool.Options{
-		Quota: int64(c.Spool.Quota), Total: int64(c.Spool.Total), Hand: int64(c.Spool.Hand),
-		MaxAge: time.Duration(c.Spool.MaxAge), Log: d.o.Log, Expired: d.expired,
+		Quota: limits.Quota, Total: limits.Total, Hand: limits.Hand, MaxAge: limits.MaxAge,
+		Log: d.o.Log, Expired: d.expired,
 	})
 	if err != nil {
 		return err
@@ -145,54 +143,36 @@ func (d *Daemon) openState() (err error) {
 func (d *Daemon) expired(t *spool.Turn, q *spool.Queue, e *spool.Entry) {
 	r := d.expiring.Load()
 	var l relay.Ledger
-	r.Bounce(t, &l, q, e, message.Expired, message.Refuse(message.CodeExpired, "%s kept it until its lifetime was over", d.config.Name))
+	r.Bounce(t, &l, q, e, message.Expired, message.Refuse(message.CodeExpired, "%s kept it until its lifetime was over", d.conf().Name))
 	r.Close(t, &l)
 }
 
-func (d *Daemon) openSockets(ctx context.Context) error {
-	var errs []error
-	open := 0
-	for _, i := range d.config.Interfaces {
-		l, err := transport.Listen(ctx, i.Kind, i.Bind)
-		if err != nil {
-			err = fmt.Errorf("interface %s: %w", i.Bind, err)
-			errs = append(errs, err)
-		} else {
-			open++
-		}
-		d.doors = append(d.doors, door{i, l, err})
-	}
-	if open == 0 {
-		return errors.Join(errs...)
-	}
-	for _, err := range errs {
-		d.o.Log.Error("an interface is not open; the others are", "error", err)
-	}
-	d.host.SetPublic(d.public())
-	if err := durable.MkdirAll(d.o.Runtime, 0o755); err != nil {
-		return fmt.Errorf("opening the control socket: %w", err)
-	}
-	var err error
-	if d.control, err = control.Listen(filepath.Join(d.o.Runtime, "control.sock"), 0o660); err != nil {
+func (d *Daemon) openSockets(ctx context.Context) (err error) {
+	c := d.conf()
+	d.interfaces.log = d.o.Log
+	d.interfaces.serve = func(l transport.Listener) { d.host.Serve(l) } // it ends without an error when l is closed
+	d.interfaces.receive(systemd.Inherited())
+	if err := d.interfaces.open(ctx, c.Interfaces); err != nil {
 		return err
 	}
-	if a := d.config.Metrics.Listen; a != "" {
-		if d.scrape, err = net.Listen("tcp", a); err != nil {
-			return fmt.Errorf("[metrics] listen: %w", err)
-		}
+	d.host.SetPublic(d.interfaces.public())
+	path := filepath.Join(d.o.Runtime, "control.sock")
+	if f := d.interfaces.claim("unix", path); f != nil {
+		d.control, err = control.FromFile(f)
+	} else if err = durable.MkdirAll(d.o.Runtime, 0o755); err == nil {
+		d.control, err = control.Listen(path, control.Mode)
 	}
+	if err != nil {
+		return fmt.Errorf("opening the control socket: %w", err)
+	}
+	d.interfaces.dropRest()
+	d.scrape.handler = d.metrics
+	scrape, err := d.scrape.prepare(c.Metrics.Listen)
+	if err != nil {
+		return err
+	}
+	d.scrape.commit(c.Metrics.Listen, scrape)
 	return nil
-}
-
-// public is the addresses that others are told.
-func (d *Daemon) public() []string {
-	var all []string
-	for _, i := range d.doors {
-		if i.err == nil {
-			all = append(all, i.Public...)
-		}
-	}
-	return all[:min(len(all), 32)]
 }
 
 // Run serves until ctx is done. Then it takes nobody in any more, tells the
@@ -208,30 +188,22 @@ func (d *Daemon) Run(ctx context.Context) error {
 	below.Go(func() error { return d.spool.Run(spooling) })
 
 	g, serving := errgroup.WithContext(serving)
-	for _, door := range d.doors {
-		if door.l != nil {
-			g.Go(func() error { return d.host.Serve(door.l) })
-		}
-	}
+	d.interfaces.start()
 	g.Go(func() error { return d.host.Watch(serving) })
 	g.Go(func() error { d.retry(serving); return nil })
 	g.Go(func() error { return control.Serve(serving, d.control, control.NewHandler(d, d.o.Log), d.o.Log) })
-	if d.scrape != nil {
-		g.Go(func() error { return d.serveMetrics(serving) })
-	}
+	g.Go(func() error { d.follow(serving); return nil })
 	g.Go(func() error {
 		<-serving.Done()
-		systemd.Notify("STOPPING=1")
-		for _, door := range d.doors {
-			if door.l != nil {
-				door.l.Close()
-			}
-		}
+		systemd.Notify("STOPPING=1", "STATUS=stopping: what is in hand goes to disk")
+		d.interfaces.close()
+		d.interfaces.serving.Wait()
 		return nil
 	})
-	d.o.Log.Info("running", "server", d.config.Name, "version", d.o.Version, "fingerprint", d.key.Public().Fingerprint(),
+	d.o.Log.Info("running", "server", d.conf().Name, "version", d.o.Version, "fingerprint", d.key.Public().Fingerprint(),
 		"waiting", func() int64 { n, _ := d.spool.Waiting(); return n }())
-	systemd.Notify("READY=1", "STATUS="+d.config.Name+" is running")
+	systemd.Notify("READY=1", "STATUS="+d.statusLine())
+	g.Go(func() error { systemd.Report(serving, d.statusLine); return nil })
 	err := g.Wait()
 	d.host.Close(message.Defer(message.CodeStopping, time.Second, "the server is going down"))
 	endSpool()
@@ -257,30 +229,39 @@ func (d *Daemon) retry(ctx context.Context) {
 	}
 }
 
-func (d *Daemon) serveMetrics(ctx context.Context) error {
-	server := &http.Server{Handler: d.metrics, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10}
-	stop := context.AfterFunc(ctx, func() { server.Close() })
-	defer stop()
-	if err := server.Serve(d.scrape); err != nil && !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serving metrics: %w", err)
+// statusLine is what systemctl status shows.
+func (d *Daemon) statusLine() string {
+	sessions, _ := d.host.Count()
+	waiting, _ := d.spool.Waiting()
+	d.live.mu.Lock()
+	defer d.live.mu.Unlock()
+	line := fmt.Sprintf("%s: %d sessions, %d messages wait", d.live.config.Name, sessions, waiting)
+	if d.spool.Full() {
+		line += "; THE DISK IS FULL"
 	}
-	return nil
+	if d.live.err != nil {
+		line += "; the last change of the configuration was REFUSED: " + strings.Join(strings.Fields(d.live.err.Error()), " ")
+	}
+	return line
 }
+
+// report shows the status line now.
+func (d *Daemon) report() { systemd.Notify("STATUS=" + d.statusLine()) }
 
 // Close gives back sockets and the lock. It may be called more than once.
 func (d *Daemon) Close() {
-	for _, i := range d.doors {
-		if i.l != nil {
-			i.l.Close()
-		}
-	}
-	for _, l := range []net.Listener{d.control, d.scrape} {
-		if l != nil {
-			l.Close()
-		}
+	d.interfaces.close()
+	d.scrape.close()
+	if d.control != nil {
+		d.control.Close()
 	}
 	if d.lock != nil {
 		d.lock.Close()
+	}
+	d.live.mu.Lock()
+	defer d.live.mu.Unlock()
+	if d.live.timer != nil {
+		d.live.timer.Stop()
 	}
 }
 

@@ -41,7 +41,7 @@ usage: noipchatd [--config FILE] [--state DIR] [--runtime DIR] [--check]
 
 example: noipchatd --check --config ./noipchat.toml
 
-Signals: TERM stops in order, a second one at once. HUP and USR2 are noted only.
+Signals: HUP takes the configuration from disk; TERM stops in order, a second one at once.
 `
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -93,7 +93,7 @@ func serve(o daemon.Options) error {
 	if err != nil {
 		return err
 	}
-	if o.Log, err = logger(c.Log); err != nil {
+	if o.Log, o.Reopen, err = logger(c.Log); err != nil {
 		return err
 	}
 	relaxCollector()
@@ -104,8 +104,10 @@ func serve(o daemon.Options) error {
 	go func() {
 		for stopping := false; ; {
 			switch s := <-signals; {
-			case s == syscall.SIGHUP || s == syscall.SIGUSR2:
-				o.Log.Warn("this version takes a new configuration or program at its next start only", "signal", s.String())
+			case s == syscall.SIGHUP:
+				d.Reload(ctx, 0) // it tells its error to everybody
+			case s == syscall.SIGUSR2:
+				o.Log.Warn("this version takes a new program at its next start only", "signal", s.String())
 			case stopping:
 				o.Log.Warn("stopping at once", "signal", s.String())
 				os.Exit(cli.ExitDone)
@@ -123,15 +125,19 @@ func serve(o daemon.Options) error {
 	return nil
 }
 
-// logger makes the log that the configuration asks for.
-func logger(where string) (*slog.Logger, error) {
-	if filepath.IsAbs(where) {
-		return nil, fmt.Errorf("log = %q: this version logs to \"journal\" or \"stderr\" only", where)
+// logger makes the log that the configuration asks for, and how to open it again.
+func logger(where string) (log *slog.Logger, reopen func() error, err error) {
+	switch {
+	case filepath.IsAbs(where):
+		f := &logFile{path: where}
+		if err := f.reopen(); err != nil {
+			return nil, nil, err
+		}
+		return slog.New(slog.NewTextHandler(f, nil)), f.reopen, nil
+	case where == "journal" && systemd.ToJournal():
+		return slog.New(systemd.NewHandler(os.Stderr, slog.LevelInfo)), nil, nil
 	}
-	if where == "journal" && systemd.ToJournal() {
-		return slog.New(systemd.NewHandler(os.Stderr, slog.LevelInfo)), nil
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo})), nil
+	return slog.New(slog.NewTextHandler(os.Stderr, nil)), nil, nil
 }
 
 // report says what went wrong, and returns the exit code.

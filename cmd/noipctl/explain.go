@@ -9,6 +9,9 @@ import (
 
 // explain finds the exit code of an error, and what an admin can do about it.
 func explain(err error) *cli.Error {
+	if e, ok := explainConfig(err); ok {
+		return e
+	}
 	switch {
 	case errors.Is(err, control.ErrUnreachable):
 		return &cli.Error{Code: cli.ExitUnreachable, Err: err, Hint: "does it run (systemctl status noipchat), and is that its socket (--socket)?"}

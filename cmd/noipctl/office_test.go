@@ -245,14 +245,28 @@ func (o *office) Trace(_ context.Context, id message.ID) (control.Trace, error) 
 	}}, nil
 }
 
-func (o *office) Reload(_ context.Context, confirm time.Duration) error {
+func (o *office) Reload(_ context.Context, confirm time.Duration) (control.Reloaded, error) {
 	switch {
 	case confirm == time.Hour:
-		return nil
+		return control.Reloaded{Changes: control.List[string]{"~ max_hops = 5 (was 10)", evil}, ReturnsAt: time.Now().Add(confirm)}, nil
+	case confirm == 2*time.Hour:
+		return control.Reloaded{}, nil
 	case confirm > 0:
-		return message.Refuse(message.CodeNotAllowed, "reload with --confirm comes with the next release")
+		return control.Reloaded{}, message.Refuse(message.CodeInvalid, "there is nothing to return to")
 	}
-	return fmt.Errorf("%w:\n%s", control.ErrConfig, strings.Join([]string{"noipchat.toml:3: unknown key nmae", "noipchat.toml:9: no such address"}, "\n"))
+	return control.Reloaded{}, fmt.Errorf("%w:\n%s", control.ErrConfig, strings.Join([]string{"noipchat.toml:3: unknown key nmae", "noipchat.toml:9: no such address"}, "\n"))
+}
+
+func (o *office) ConfirmReload(context.Context) error { return nil }
+
+func (o *office) Configuration(context.Context) (control.Configuration, error) {
+	return control.Configuration{
+		Path: "/etc/noipchat/noipchat.toml", Text: "name = \"server1\"\nmax_hops = 7\n[[interface]]\nbind = \"192.0.2.1:10001\"\n",
+		Values: control.List[control.ConfigValue]{
+			{Key: "name", Value: `"server1"`, Origin: "/etc/noipchat/noipchat.toml:1"},
+			{Key: "max_hops", Value: "7", Origin: "default", Hot: true},
+		},
+	}, nil
 }
 
 func (o *office) Metrics() http.Handler { return http.NotFoundHandler() }

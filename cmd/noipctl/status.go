@@ -44,6 +44,9 @@ func statusTable(s control.Status) *cli.Table {
 			t.Row(" ", strings.TrimRight(line, "\n"))
 		}
 	}
+	if !s.Config.ReturnsAt.IsZero() {
+		t.Row("to confirm", "by "+when(s.Config.ReturnsAt)+", or the configuration before returns: noipctl reload confirm")
+	}
 	for _, i := range s.Interfaces {
 		line := i.State + " " + i.Kind + " " + i.Bind
 		if len(i.Public) > 0 {

@@ -10,8 +10,10 @@ import (
 // isn't there. Interfaces are known by their kind and address, wherever they stand:
 // `interface[tcp 192.0.2.1:10001].public`.
 type Change struct {
-	Key, Before, After string
-	Hot                bool // can be applied while running
+	Key    string `json:"key"`
+	Before string `json:"before"`
+	After  string `json:"after"`
+	Hot    bool   `json:"hot"` // can be applied while running
 }
 
 // String is the change on one line.

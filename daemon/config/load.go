@@ -36,6 +36,13 @@ func Load(path string) (*Config, error) {
 	return l.finish()
 }
 
+// Parse reads a text as if it were the only file, at path.
+func Parse(path, text string) (*Config, error) {
+	l := newLoader(path)
+	l.add(path, text)
+	return l.finish()
+}
+
 // loader makes a Config of some files, each given to read or add, and finish at
 // the end.
 type loader struct {

@@ -19,9 +19,9 @@ const (
 	atLatest = 2 * time.Second        // after the first, however busy the folder is
 )
 
-// Watch calls changed, on its own goroutine, whenever the files that Load(path)
-// reads have other names or another content than before, once they are quiet. It
-// watches folders, not files: editors rename, and links are swapped. It returns
+// Watch calls changed once when it has begun to watch, and then whenever the files
+// that Load(path) reads have other names or another content than before, once they
+// are quiet; on the goroutine that called it. It watches folders, not files: editors rename, and links are swapped. It returns
 // when ctx is done, or when the system doesn't let it watch.
 func Watch(ctx context.Context, path string, changed func()) error {
 	w, err := fsnotify.NewWatcher()
@@ -33,6 +33,7 @@ func Watch(ctx context.Context, path string, changed func()) error {
 		return fmt.Errorf("watching the configuration: %w", err)
 	}
 	seen := fingerprint(path)
+	changed()
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
 	var first time.Time // of the events since the last look

@@ -131,9 +131,19 @@ func (c *Client) Trace(ctx context.Context, id message.ID) (Trace, error) {
 
 // Reload makes the daemon take its configuration from disk; see Daemon. Confirm
 // counts in whole seconds.
-func (c *Client) Reload(ctx context.Context, confirm time.Duration) error {
-	_, err := call[nothing](ctx, c, "reload", reloading{int64(confirm / time.Second)})
+func (c *Client) Reload(ctx context.Context, confirm time.Duration) (Reloaded, error) {
+	return call[Reloaded](ctx, c, "reload", reloading{int64(confirm / time.Second)})
+}
+
+// ConfirmReload keeps the configuration that would be taken back otherwise.
+func (c *Client) ConfirmReload(ctx context.Context) error {
+	_, err := call[nothing](ctx, c, "reload/confirm", nothing{})
 	return err
+}
+
+// Configuration asks for the configuration that is live.
+func (c *Client) Configuration(ctx context.Context) (Configuration, error) {
+	return call[Configuration](ctx, c, "configuration", nil)
 }
 
 // call makes one call: GET without a request, POST with one.

@@ -54,7 +54,11 @@ type Daemon interface {
 	// Reload takes the configuration on disk; ErrConfig, with every line that is
 	// wrong, if it is bad. With confirm above zero the one before returns after
 	// that time unless it is confirmed.
-	Reload(ctx context.Context, confirm time.Duration) error
+	Reload(ctx context.Context, confirm time.Duration) (Reloaded, error)
+	ConfirmReload(ctx context.Context) error
+
+	// Configuration is the one that is live.
+	Configuration(ctx context.Context) (Configuration, error)
 
 	// Metrics answers a scrape by Prometheus.
 	Metrics() http.Handler

@@ -33,8 +33,12 @@ type desk struct {
 	queues   []Queue
 	items    []QueueItem
 	trace    Trace
-	err      error
-	block    chan struct{} // if set, Status closes it and waits for its context
+
+	reloaded      Reloaded
+	configuration Configuration
+
+	err   error
+	block chan struct{} // if set, Status closes it and waits for its context
 
 	mu    sync.Mutex
 	asked []string
@@ -86,8 +90,12 @@ func (d *desk) RemoveFromQueue(_ context.Context, name string, ids []message.ID)
 func (d *desk) Trace(_ context.Context, id message.ID) (Trace, error) {
 	return d.trace, d.note("trace %s", id)
 }
-func (d *desk) Reload(_ context.Context, confirm time.Duration) error {
-	return d.note("reload %s", confirm)
+func (d *desk) Reload(_ context.Context, confirm time.Duration) (Reloaded, error) {
+	return d.reloaded, d.note("reload %s", confirm)
+}
+func (d *desk) ConfirmReload(context.Context) error { return d.note("confirm") }
+func (d *desk) Configuration(context.Context) (Configuration, error) {
+	return d.configuration, d.note("configuration")
 }
 func (d *desk) Metrics() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "up 1\n") })
@@ -149,17 +157,19 @@ func sample() *desk {
 	return &desk{
 		status: Status{
 			Version: "0.1.0", Server: "server1", Key: "noip1abc", Fingerprint: "ab cd", PID: 7, Started: at, State: "/var/lib/noipchat",
-			Config:     Config{"/etc/noipchat/noipchat.toml", at, "line 3: what", at},
+			Config:     Config{"/etc/noipchat/noipchat.toml", at, "line 3: what", at, at},
 			Interfaces: List[Interface]{{"tcp", "[::1]:10001", List[string]{"203.0.113.5:10001"}, Failed, "in use"}},
 			Users:      1, Sessions: 2, Queues: QueueSum{3, 4, 5, 6.5}, Disk: Disk{7, 8, true},
 			Notices: List[string]{"set aside: a file"}, Counters: map[string]float64{`refused{code="quota"}`: 1.5},
 		},
-		users:    []User{{"alice", "alice@server1", true, at, List[Device]{{0xfedcba9876543210, "phone", "12 34", at, at, true}}}},
-		invites:  []Invite{{"noipchat://server1@203.0.113.5:10001/?key=x", "tok", at, 3, "bob"}},
-		sessions: []Session{{"s1", "alice@server1", 1<<64 - 1, "198.51.100.7:9", "tcp", at, 1, 2, 3, 4, 5}},
-		queues:   []Queue{{"alice@server1", 1, 2, 3.5, 1, true, true}},
-		items:    []QueueItem{{sampleID, "bob@server1", "text", "normal", 300, 1.5, 2.5, "on disk"}},
-		trace:    Trace{sampleID, List[TraceEvent]{{at, "server1", "held", "bob@server1", "all of it"}}},
+		users:         []User{{"alice", "alice@server1", true, at, List[Device]{{0xfedcba9876543210, "phone", "12 34", at, at, true}}}},
+		invites:       []Invite{{"noipchat://server1@203.0.113.5:10001/?key=x", "tok", at, 3, "bob"}},
+		sessions:      []Session{{"s1", "alice@server1", 1<<64 - 1, "198.51.100.7:9", "tcp", at, 1, 2, 3, 4, 5}},
+		queues:        []Queue{{"alice@server1", 1, 2, 3.5, 1, true, true}},
+		items:         []QueueItem{{sampleID, "bob@server1", "text", "normal", 300, 1.5, 2.5, "on disk"}},
+		reloaded:      Reloaded{List[string]{"~ max_hops = 5 (was 10)"}, at},
+		configuration: Configuration{"/etc/noipchat/noipchat.toml", "name = \"server1\"\n", List[ConfigValue]{{"max_hops", "10", "default", true}}},
+		trace:         Trace{sampleID, List[TraceEvent]{{at, "server1", "held", "bob@server1", "all of it"}}},
 	}
 }
 
@@ -192,7 +202,9 @@ func TestCalls(t *testing.T) {
 		{func() (any, error) { return c.Queue(ctx, QueuePage{Name: "q", Limit: PageMax}) }, d.items, "queue q after " + message.ID{}.String() + " limit 1000"},
 		{func() (any, error) { return c.RemoveFromQueue(ctx, "q", []message.ID{sampleID, {}}) }, 2, fmt.Sprintf("unqueue q %s", []message.ID{sampleID, {}})},
 		{func() (any, error) { return c.Trace(ctx, sampleID) }, d.trace, "trace " + sampleID.String()},
-		{func() (any, error) { return nil, c.Reload(ctx, time.Minute) }, nil, "reload 1m0s"},
+		{func() (any, error) { return c.Reload(ctx, time.Minute) }, d.reloaded, "reload 1m0s"},
+		{func() (any, error) { return nil, c.ConfirmReload(ctx) }, nil, "confirm"},
+		{func() (any, error) { return c.Configuration(ctx) }, d.configuration, "configuration"},
 	} {
 		d.asked = nil
 		got, err := x.call()

@@ -33,6 +33,23 @@ func Listen(path string, mode fs.FileMode) (net.Listener, error) {
 	return l, nil
 }
 
+// FromFile returns the listener of a control socket that a service manager has made,
+// with the mode that it wanted, and closes f. Close leaves the socket there.
+func FromFile(f *os.File) (net.Listener, error) {
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("the control socket from the service manager: %w", err)
+	}
+	u, ok := l.(*net.UnixListener)
+	if !ok {
+		l.Close()
+		return nil, fmt.Errorf("the control socket from the service manager is one for %s", l.Addr().Network())
+	}
+	u.SetUnlinkOnClose(false)
+	return u, nil
+}
+
 func listen(path, temp string, mode fs.FileMode) (net.Listener, error) {
 	if err := checkStale(temp); err != nil {
 		return nil, err

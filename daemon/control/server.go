@@ -26,6 +26,7 @@ func NewHandler(d Daemon, log *slog.Logger) http.Handler {
 	view(h, "invites", d.Invites)
 	view(h, "sessions", d.Sessions)
 	view(h, "queues", d.Queues)
+	view(h, "configuration", d.Configuration)
 
 	find(h, "user", func(ctx context.Context, r userName) (User, error) { return d.User(ctx, r.Name) })
 	find(h, "trace", func(ctx context.Context, r messageID) (Trace, error) { return d.Trace(ctx, r.ID) })
@@ -59,8 +60,11 @@ func NewHandler(d Daemon, log *slog.Logger) http.Handler {
 		n, err := d.RemoveFromQueue(ctx, r.Name, r.IDs)
 		return removed{n}, err
 	})
-	change(h, "reload", func(ctx context.Context, r reloading) (nothing, error) {
-		return nothing{}, d.Reload(ctx, time.Duration(r.ConfirmSeconds)*time.Second)
+	change(h, "reload", func(ctx context.Context, r reloading) (Reloaded, error) {
+		return d.Reload(ctx, time.Duration(r.ConfirmSeconds)*time.Second)
+	})
+	change(h, "reload/confirm", func(ctx context.Context, _ nothing) (nothing, error) {
+		return nothing{}, d.ConfirmReload(ctx)
 	})
 	return mux
 }

@@ -46,6 +46,28 @@ type Config struct {
 	Loaded      time.Time `json:"loaded"`
 	LastError   string    `json:"last_error,omitempty"`
 	LastErrorAt time.Time `json:"last_error_at,omitzero"`
+	ReturnsAt   time.Time `json:"returns_at,omitzero"` // the one before returns, unless this one is confirmed
+}
+
+// Reloaded is what a reload has changed, a line each.
+type Reloaded struct {
+	Changes   List[string] `json:"changes"`
+	ReturnsAt time.Time    `json:"returns_at,omitzero"` // as in Config
+}
+
+// Configuration is the one that is live.
+type Configuration struct {
+	Path   string            `json:"path"`
+	Text   string            `json:"text"` // every key, as TOML
+	Values List[ConfigValue] `json:"values"`
+}
+
+// ConfigValue is a key of the configuration.
+type ConfigValue struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`  // as TOML
+	Origin string `json:"origin"` // "file:line" or "default"
+	Hot    bool   `json:"hot"`    // can be changed while the server runs
 }
 
 // The states of an interface.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
@@ -36,9 +37,16 @@ func Inherited() (all []Socket) {
 // describe tells what a file listens on. A socket that was shut down listens no
 // more: it is one that an earlier process gave up.
 func describe(f *os.File) (Socket, error) {
-	listens, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-	if err != nil || listens == 0 {
-		return Socket{}, fmt.Errorf("%s listens on nothing: %w", f.Name(), errors.Join(err))
+	listens := 0
+	err := withFD(f, func(fd int) (err error) {
+		listens, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+		return err
+	})
+	if err != nil {
+		return Socket{}, err
+	}
+	if listens == 0 {
+		return Socket{}, errors.New("it listens on nothing")
 	}
 	l, err := net.FileListener(f)
 	if err != nil {
@@ -54,12 +62,25 @@ func describe(f *os.File) (Socket, error) {
 // StoreSocket has the service manager keep a copy of a socket for the next process
 // of this service, by a name of its own: a socket that has it already is replaced.
 // Without a service manager it does nothing.
-func StoreSocket(network, address string, f *os.File) error {
+func StoreSocket(network, address string, s syscall.Conn) error {
 	name := storeName(network, address)
 	if err := send("FDSTOREREMOVE=1\nFDNAME=" + name); err != nil {
 		return err
 	}
-	return send("FDSTORE=1\nFDNAME="+name, int(f.Fd()))
+	return withFD(s, func(fd int) error { return send("FDSTORE=1\nFDNAME="+name, fd) })
+}
+
+// withFD calls use with the descriptor of s, which stays as it is: os.File's Fd would
+// make it blocking, for everybody who has the socket.
+func withFD(s syscall.Conn, use func(fd int) error) error {
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if e := raw.Control(func(fd uintptr) { err = use(int(fd)) }); e != nil {
+		return e
+	}
+	return err
 }
 
 // ForgetSocket has the service manager close its stored copy.

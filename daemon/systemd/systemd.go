@@ -23,6 +23,9 @@ func Notify(lines ...string) bool {
 	return sent && err == nil
 }
 
+// Managed tells whether there is a service manager.
+func Managed() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
+
 // ToJournal tells whether standard error goes to the journal.
 func ToJournal() bool { return os.Getenv("JOURNAL_STREAM") != "" }
 

@@ -64,11 +64,7 @@ func TestStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	f, err := l.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	f := l.(*net.TCPListener)
 	t.Setenv("NOTIFY_SOCKET", "")
 	if err := StoreSocket("tcp", l.Addr().String(), f); err != nil {
 		t.Errorf("without a manager: %v", err)
@@ -163,7 +159,7 @@ func TestReport(t *testing.T) {
 		defer cancel()
 		n := 0
 		Report(ctx, func() string { n++; return "well" })
-		if n != 10 {
+		if n != 10 && n != 11 { // the last at the same moment as the end
 			t.Errorf("asked %d times in 10 s", n)
 		}
 	})

@@ -144,9 +144,10 @@ func newListener(l net.Listener) listener {
 	return listener{l}
 }
 
-// File returns another descriptor of the socket.
-func (l listener) File() (*os.File, error) {
-	return l.Listener.(interface{ File() (*os.File, error) }).File()
+// SyscallConn implements syscall.Conn, for who keeps a copy of the socket. It is not
+// os.File's Fd, which would make Accept, and so Close, wait for the next connection.
+func (l listener) SyscallConn() (syscall.RawConn, error) {
+	return l.Listener.(syscall.Conn).SyscallConn()
 }
 
 // Accept implements Listener.
@@ -179,13 +180,17 @@ func Retire(l Listener) error {
 	if a, ok := l.Addr().(*net.UnixAddr); ok {
 		os.Remove(a.Name) // first: who comes now may make one of that name
 	}
-	f, err := s.File()
-	err = errors.Join(err, l.Close()) // first: Accept says that it was closed
-	if f != nil {
-		defer f.Close()
-		err = errors.Join(err, unix.Shutdown(int(f.Fd()), unix.SHUT_RDWR))
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return err
 	}
-	return err
+	var fd int
+	if e := raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) }); e != nil || err != nil {
+		return errors.Join(e, err, l.Close())
+	}
+	defer unix.Close(fd)
+	l.Close() // first, so that Accept says that it was closed
+	return unix.Shutdown(fd, unix.SHUT_RDWR)
 }
 
 // keepAlive finds a peer whose machine is gone within two minutes or so. It is

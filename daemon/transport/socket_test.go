@@ -135,7 +135,6 @@ func TestUnixPaths(t *testing.T) {
 		c.Close()
 	}
 	// What is left after a crash: the path, and nobody behind it.
-	live.(listener).Listener.(*net.UnixListener).SetUnlinkOnClose(false)
 	live.Close()
 	if _, err := os.Lstat(path); err != nil {
 		t.Fatal(err)
@@ -149,9 +148,9 @@ func TestUnixPaths(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
-	l.Close()
+	Retire(l)
 	if _, err := os.Lstat(path); !os.IsNotExist(err) {
-		t.Errorf("Close leaves the path: %v", err)
+		t.Errorf("Retire leaves the path: %v", err)
 	}
 
 	// Whatever else there is stays as it is.
@@ -216,11 +215,6 @@ func TestRetire(t *testing.T) {
 		if l, err = FromFile(copied); err != nil {
 			t.Fatal(err)
 		}
-		held, err := l.(listener).File()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer held.Close()
 		ends := make(chan error)
 		if c, err := l.Accept(); err != nil { // the one from above
 			t.Fatal(err)
