@@ -47,6 +47,9 @@ Signals: HUP takes the configuration from disk; TERM stops in order, a second on
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
+	if filepath.Base(os.Args[0]) == generatorName {
+		return report(stderr, generator(args))
+	}
 	program := cli.Version(version)
 	if len(args) > 0 && args[0] == "demo" {
 		return report(stderr, demo(args[1:], stdout))

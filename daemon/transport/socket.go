@@ -253,7 +253,7 @@ func asConn(s *socket, err error) (Conn, error) {
 // socket stays: it is not ours.
 func listenUnix(ctx context.Context, path string) (Listener, error) {
 	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "unix", path)
+	l, err := listenAtUnix(ctx, lc, path)
 	if errors.Is(err, syscall.EADDRINUSE) && isSocket(path) {
 		var d net.Dialer
 		c, dialErr := d.DialContext(ctx, "unix", path)
@@ -267,12 +267,26 @@ func listenUnix(ctx context.Context, path string) (Listener, error) {
 		if err := os.Remove(path); err != nil {
 			return nil, err
 		}
-		l, err = lc.Listen(ctx, "unix", path)
+		l, err = listenAtUnix(ctx, lc, path)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return newListener(l), nil
+}
+
+// listenAtUnix lets everybody on this machine connect, as everybody in the network
+// can at other addresses.
+func listenAtUnix(ctx context.Context, lc net.ListenConfig, path string) (net.Listener, error) {
+	l, err := lc.Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
 }
 
 func isSocket(path string) bool {
