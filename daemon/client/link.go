@@ -1,11 +1,13 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,7 +36,7 @@ type link struct {
 
 	// of the sender
 	after [message.Priorities]uint64 // the outbox was read up to here
-	later []delayed                  // what the home would not take yet
+	later []delayed                  // what the home would not take yet, and what comes after that, by counter
 
 	mu       sync.Mutex // guards what follows
 	control  []byte
@@ -57,9 +59,29 @@ type flight struct {
 	acked    bool
 }
 
+// delayed is an envelope that waits, for its time or for one before it: order is kept
+// for each receiver and priority.
 type delayed struct {
 	f   flight
 	due time.Time
+	to  []lane // of its receivers that are not settled
+}
+
+type lane struct {
+	to       message.Address
+	priority message.Priority
+}
+
+func delay(f flight, due time.Time) (delayed, error) {
+	d := delayed{f: f, due: due}
+	var e message.Envelope
+	if err := e.Parse(f.Raw); err != nil {
+		return d, fmt.Errorf("an envelope of the outbox: %w", err)
+	}
+	for _, r := range f.Open {
+		d.to = append(d.to, lane{e.To[r], f.Priority})
+	}
+	return d, nil
 }
 
 // converse is a session from its welcome to its end, and tells how long it was up.
@@ -229,9 +251,14 @@ func (l *link) settle(body []byte) error {
 	if len(again) > 0 {
 		l.mu.Lock()
 		for _, f := range again {
-			l.postponeLocked(f, now)
+			if err == nil {
+				err = l.postponeLocked(f, now)
+			}
 		}
 		l.mu.Unlock()
+		if err != nil {
+			return err
+		}
 	}
 	l.c.Kick() // the window has room
 	return nil
@@ -291,7 +318,7 @@ func (l *link) settleLocked(a *wire.Ack, now time.Time) (settled []Settled, agai
 }
 
 // postponeLocked has an envelope sent again, to those who could not be served.
-func (l *link) postponeLocked(f flight, now time.Time) {
+func (l *link) postponeLocked(f flight, now time.Time) error {
 	wait := 5 * time.Second
 	f.Open = nil
 	for _, x := range f.declined {
@@ -300,7 +327,18 @@ func (l *link) postponeLocked(f flight, now time.Time) {
 		l.c.o.Log.Info("a message is kept for later", "id", f.ID.String(), "reason", x.Refusal.Error())
 	}
 	f.declined, f.acked = nil, false
-	l.later = append(l.later, delayed{f, now.Add(wait)})
+	d, err := delay(f, now.Add(wait))
+	if err != nil {
+		return err
+	}
+	l.keepLocked(d)
+	return nil
+}
+
+// keepLocked puts an envelope in its place among those that wait.
+func (l *link) keepLocked(d delayed) {
+	at, _ := slices.BinarySearchFunc(l.later, d.f.Counter, func(d delayed, n uint64) int { return cmp.Compare(d.f.Counter, n) })
+	l.later = slices.Insert(l.later, at, d)
 }
 
 // send sends what the outbox has, and pings after silence, until ctx is done.
@@ -316,8 +354,11 @@ func (l *link) send(ctx context.Context) error {
 			return err
 		}
 		l.mu.Lock()
+		now := time.Now()
 		for _, d := range l.later {
-			wait = min(wait, max(time.Until(d.due), time.Millisecond))
+			if d.due.After(now) { // others wait for one before them, or for room
+				wait = min(wait, d.due.Sub(now)+time.Millisecond)
+			}
 		}
 		l.mu.Unlock()
 		timer.Reset(wait)
@@ -357,21 +398,29 @@ func (l *link) fill() error {
 	some := false
 	l.mu.Lock()
 	now := time.Now()
-	keep := l.later[:0]
-	for _, d := range l.later {
-		if now.After(d.due) && l.roomLocked() {
-			l.launchLocked(d.f)
-			some = true
-		} else {
-			keep = append(keep, d)
+	held := map[lane]bool{} // where an earlier one waits
+	waits := func(d delayed) bool {
+		wait := now.Before(d.due) || !l.roomLocked() || slices.ContainsFunc(d.to, func(to lane) bool { return held[to] })
+		if wait {
+			for _, to := range d.to {
+				held[to] = true
+			}
 		}
+		return wait
 	}
-	l.later = keep
+	l.later = slices.DeleteFunc(l.later, func(d delayed) bool {
+		if waits(d) {
+			return false
+		}
+		l.launchLocked(d.f)
+		some = true
+		return true
+	})
 	l.mu.Unlock()
 	for p := range l.after {
 		for {
 			l.mu.Lock()
-			room := l.roomLocked()
+			room := l.roomLocked() && len(l.later) < l.hello.Window.Count
 			l.mu.Unlock()
 			if !room {
 				break
@@ -388,8 +437,21 @@ func (l *link) fill() error {
 				if !l.roomLocked() {
 					break
 				}
+				f := flight{Pending: m}
+				if len(held) > 0 {
+					d, err := delay(f, now)
+					if err != nil {
+						l.mu.Unlock()
+						return err
+					}
+					if waits(d) {
+						l.keepLocked(d)
+						l.after[p] = m.Counter
+						continue
+					}
+				}
 				l.after[p] = m.Counter
-				l.launchLocked(flight{Pending: m})
+				l.launchLocked(f)
 				some = true
 			}
 			l.mu.Unlock()

@@ -181,8 +181,8 @@ func TestResend(t *testing.T) {
 	})
 }
 
-// TestTryAgain: what the home won't take now it is given again, and nothing else
-// waits for that.
+// TestTryAgain: what the home won't take now it is given again, and nothing waits for
+// that but what comes after it for the same receiver.
 func TestTryAgain(t *testing.T) {
 	o := options{}
 	o.spool.Total = 4000
@@ -197,7 +197,11 @@ func TestTryAgain(t *testing.T) {
 			t.Errorf("with a full spool the second is %v", r.State)
 		}
 		p[2].come().has(strings.Repeat("x", 3000))
+		last := alice.send("and then", p[2], bob)
 		time.Sleep(2 * time.Minute) // it was told to come again in one
 		alice.learns(second, p[2].address(), message.Delivered)
+		alice.learns(last, p[2].address(), message.Delivered)
+		p[2].has(strings.Repeat("x", 3000), strings.Repeat("y", 3000), "and then")
+		bob.has("to bob, who is there", "and then")
 	})
 }

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -184,7 +185,13 @@ func (q *Queue) collectLocked(lane uint8) newFile {
 		}
 		l.filed++
 	}
+	// What is done and not forgotten is filed too: its receipt may need the place in the
+	// journal that it takes.
+	l.owed = slices.DeleteFunc(l.owed, func(e *Entry) bool { return e.flags&forgotten != 0 || e.store.segment })
 	fresh := 0
+	for _, e := range l.owed {
+		fresh += int(e.rec)
+	}
 	for _, e := range l.ents[l.filed:] {
 		if e.flags&(done|isDurable) == isDurable && !e.store.segment {
 			fresh += int(e.rec)
@@ -211,11 +218,15 @@ func (q *Queue) collectLocked(lane uint8) newFile {
 	if q.refile {
 		from = l.head
 	}
+	entries := slices.DeleteFunc(slices.Clone(l.ents[from:]), func(e *Entry) bool {
+		return e.flags&(done|isDurable) != isDurable || e.store.segment && !slices.Contains(merged, e.store)
+	})
+	if len(l.owed) > 0 {
+		entries = append(entries, l.owed...)
+		slices.SortFunc(entries, func(a, b *Entry) int { return cmp.Compare(a.seq, b.seq) })
+	}
 	w := newSegmentWriter(lane)
-	for _, e := range l.ents[from:] {
-		if e.flags&(done|isDurable) != isDurable || e.store.segment && !slices.Contains(merged, e.store) {
-			continue
-		}
+	for _, e := range entries {
 		if len(w.b) > fileBytes {
 			q.unfiledLocked()
 			break

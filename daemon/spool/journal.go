@@ -385,22 +385,13 @@ func (j *journal) begin() error {
 			}
 		}
 		if !j.waitFilerLocked() {
-			if j.fileErr != nil || len(j.files) >= 2*j.sp.o.JournalFiles {
-				return errNoFile
-			}
-			// What keeps the files are entries that are done, and whose receipts wait for
-			// the very commit that waits here: a file more than wanted lets them go.
-			f, err := durable.CreateFile(j.sparePath(j.gen+1), int64(j.sp.o.JournalFile))
-			if err != nil {
-				return fmt.Errorf("%w: %w", errNoFile, err)
-			}
-			return j.startLocked(f)
+			return errNoFile
 		}
 	}
 }
 
 // filerTries bounds the waiting for a file, in milliseconds.
-const filerTries = 50
+const filerTries = 200
 
 func (j *journal) sparePath(gen uint64) string {
 	return filepath.Join(j.sp.dir, "journal", fmt.Sprintf("spare-%020d", gen))

@@ -74,6 +74,7 @@ type lane struct {
 	file int // those before are durable, committing or done: the sweeper goes on here
 
 	filed int      // those before are in queue files or done: filing goes on here
+	owed  []*Entry // done when only the journal had them: filed too unless they are forgotten by then
 	segs  []*store // queue files with entries, oldest first
 }
 
@@ -326,6 +327,9 @@ func (q *Queue) Done(t *Turn, e *Entry) (owed bool) {
 	}
 	q.endLocked(e)
 	owed = e.flags&isDurable != 0
+	if l := &q.lanes[e.lane]; owed && !e.store.segment {
+		l.owed = append(l.owed, e)
+	}
 	hand := e.flags&(isDurable|shadow) == 0
 	if !owed && e.flags&committing == 0 {
 		e.raw = nil
@@ -422,6 +426,9 @@ func (q *Queue) takeOut(match func(e *Entry) bool, each func(e *Entry)) int {
 				}
 			}
 			q.endLocked(e)
+			if !e.store.segment {
+				l.owed = append(l.owed, e)
+			}
 			out = append(out, e)
 		}
 		l.trim()

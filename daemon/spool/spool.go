@@ -42,7 +42,7 @@ type Options struct {
 	Grace  time.Duration // nothing expires for so long after a start or a jump of the clock (10 min)
 
 	JournalFile  int // bytes of a journal file (32 MiB)
-	JournalFiles int // how many there are to be (6); twice as many where receipts wait for a place
+	JournalFiles int // how many there may be (6)
 
 	Log *slog.Logger
 
