@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -27,6 +28,7 @@ type interfaces struct {
 	doors   []door
 	given   map[string]*os.File // sockets from the service manager that nobody has claimed, by kind and address
 	started bool                // those that open are served
+	closed  bool                // none opens any more
 }
 
 // door is an interface, open or not.
@@ -137,6 +139,9 @@ func (s *interfaces) startLocked(d door) {
 func (s *interfaces) change(ctx context.Context, all []config.Interface) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return net.ErrClosed
+	}
 	next := make([]door, len(all))
 	var opened, blocked []int
 	goes := slices.Clone(s.doors)
@@ -234,6 +239,7 @@ func (s *interfaces) public() []string {
 func (s *interfaces) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = true
 	for n, d := range s.doors {
 		if d.l == nil {
 			continue

@@ -61,7 +61,8 @@ func (d *Daemon) Reload(_ context.Context, confirm time.Duration) (control.Reloa
 	}
 	l.mu.Unlock()
 	if err != nil {
-		for line := range strings.Lines(err.Error()) {
+		text := strings.TrimPrefix(err.Error(), control.ErrConfig.Error()+":\n")
+		for line := range strings.Lines(text) {
 			d.o.Log.Error("the configuration stays as it was", "error", strings.TrimSpace(line))
 		}
 	}

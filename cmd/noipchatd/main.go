@@ -155,14 +155,7 @@ func explain(err error) *cli.Error {
 	var bad config.Errors
 	switch {
 	case errors.As(err, &bad):
-		hint := "correct it and try again"
-		for _, e := range bad {
-			if e.Hint != "" {
-				hint = e.Hint
-				break
-			}
-		}
-		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: hint}
+		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: bad.Hint()}
 	case errors.Is(err, durable.ErrLocked):
 		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "another noipchatd uses this folder: systemctl status noipchat"}
 	case errors.Is(err, syscall.EADDRINUSE):

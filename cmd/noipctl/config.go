@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -108,20 +107,4 @@ func (a *app) configDiff() *cobra.Command {
 			return nil
 		},
 	}
-}
-
-// explainConfig is the exit code and the hint of a bad file.
-func explainConfig(err error) (*cli.Error, bool) {
-	var bad config.Errors
-	if !errors.As(err, &bad) {
-		return nil, false
-	}
-	hint := "correct it and try again"
-	for _, e := range bad {
-		if e.Hint != "" {
-			hint = e.Hint
-			break
-		}
-	}
-	return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: hint}, true
 }

@@ -4,15 +4,16 @@ import (
 	"errors"
 
 	"github.com/noipchat/noipchat/cmd/cli"
+	"github.com/noipchat/noipchat/daemon/config"
 	"github.com/noipchat/noipchat/daemon/control"
 )
 
 // explain finds the exit code of an error, and what an admin can do about it.
 func explain(err error) *cli.Error {
-	if e, ok := explainConfig(err); ok {
-		return e
-	}
+	var bad config.Errors
 	switch {
+	case errors.As(err, &bad):
+		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: bad.Hint()}
 	case errors.Is(err, control.ErrUnreachable):
 		return &cli.Error{Code: cli.ExitUnreachable, Err: err, Hint: "does it run (systemctl status noipchat), and is that its socket (--socket)?"}
 	case errors.Is(err, control.ErrPermission):

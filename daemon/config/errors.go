@@ -31,6 +31,16 @@ func (es Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// Hint says what to do about the first error that comes with a hint.
+func (es Errors) Hint() string {
+	for _, e := range es {
+		if e.Hint != "" {
+			return e.Hint
+		}
+	}
+	return "correct it and try again"
+}
+
 func (es Errors) sort() {
 	slices.SortFunc(es, func(a, b Error) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.What, b.What))
