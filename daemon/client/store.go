@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"modernc.org/sqlite"
 
@@ -65,11 +66,24 @@ func OpenStore(dir string) (*Store, error) {
 	}
 	db.SetMaxOpenConns(3)
 	s := &Store{path: path, db: db, prepared: map[string]*sql.Stmt{}}
-	if err := s.open(); err != nil {
+	err = s.open()
+	for late := time.Now().Add(openPatience); isBusy(err) && time.Now().Before(late); err = s.open() {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if err != nil {
 		s.Close()
 		return nil, s.failed("opening the history", err)
 	}
 	return s, nil
+}
+
+// openPatience is how long others may take to make the store. SQLite's own patience,
+// the busy_timeout, does not cover the change to a write-ahead log.
+const openPatience = 10 * time.Second
+
+func isBusy(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code()&0xff == 5 // SQLITE_BUSY
 }
 
 // createStore makes an empty file if there is none, because SQLite would give
@@ -91,6 +105,10 @@ func createStore(path string) error {
 }
 
 func (s *Store) open() (err error) {
+	if s.writer != nil { // of an attempt before
+		s.writer.Close()
+		clear(s.prepared)
+	}
 	if s.writer, err = s.db.Conn(context.Background()); err != nil {
 		return err
 	}
