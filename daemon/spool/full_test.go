@@ -118,6 +118,10 @@ func TestFullDisk(t *testing.T) {
 			return false
 		}
 		rest = append(rest, next)
+		if next == 10_000 { // the numbers of alice's
+			out, _ := exec.Command("sh", "-c", "df -k '"+dir+"'; find '"+dir+"' -type f -size +0 -exec ls -ls {} +").CombinedOutput()
+			t.Fatalf("full %v, reserve %d, after %d messages:\n%s\n%+v", r.sp.Full(), r.sp.Reserve(), len(rest), out, carol.Info())
+		}
 		return !r.sp.Full() && r.sp.Reserve() > 0
 	})
 	r.end()
