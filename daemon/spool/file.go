@@ -306,6 +306,7 @@ func (sp *Spool) spendReserve() bool {
 		return false
 	}
 	sp.reserved = false
+	nudge(sp.stirred) // watch makes another one when there is space
 	return durable.Remove(sp.reservePath()) == nil
 }
 
