@@ -63,6 +63,7 @@ type Daemon struct {
 
 	interfaces interfaces
 	scrape     scraper
+	scraped    net.Listener // opened for scrape, which serves it from Run on; nil: [metrics] listen is off
 	live       live
 
 	expiring atomic.Pointer[relay.Relay] // for the spool, which is older than the relay
@@ -104,16 +105,8 @@ func (d *Daemon) openState() (err error) {
 		d.o.Log.Info("this server has a key now", "fingerprint", d.key.Public().Fingerprint())
 	}
 	c := d.conf()
-	mode, err := identity.ParseMode(c.Register.Mode)
-	if err != nil {
-		return err
-	}
 	var damaged []error
-	logins, limits := identityLimits(c), spoolLimits(c)
-	d.users, damaged, err = identity.OpenUsers(d.o.State, c.Name, identity.Options{
-		Mode: mode, Failures: logins.Failures, AddressFails: logins.AddressFails,
-		Window: logins.Window, JoinsPerHour: logins.JoinsPerHour, Log: d.o.Log,
-	})
+	d.users, damaged, err = identity.OpenUsers(d.o.State, c.Name, identity.Options{Log: d.o.Log})
 	if err != nil {
 		return err
 	}
@@ -121,18 +114,14 @@ func (d *Daemon) openState() (err error) {
 		d.o.Log.Error("a user can't be read", "error", e)
 		d.notices = append(d.notices, e.Error())
 	}
-	d.spool, err = spool.Open(filepath.Join(d.o.State, "spool"), spool.Options{
-		Quota: limits.Quota, Total: limits.Total, Hand: limits.Hand, MaxAge: limits.MaxAge,
-		Log: d.o.Log, Expired: d.expired,
-	})
+	d.spool, err = spool.Open(filepath.Join(d.o.State, "spool"), spool.Options{Log: d.o.Log, Expired: d.expired})
 	if err != nil {
 		return err
 	}
 	d.relay = relay.New(c.Name, d.spool)
 	d.expiring.Store(d.relay)
-	d.host = session.New(c.Name, d.key, d.users, d.relay, d.spool, session.Options{
-		Pending: c.Limits.Pending, Sessions: c.Limits.Sessions, Log: d.o.Log,
-	})
+	d.host = session.New(c.Name, d.key, d.users, d.relay, d.spool, session.Options{Log: d.o.Log})
+	d.setLimits(c)
 	for _, u := range d.users.List() {
 		d.host.Refresh(u.Name)
 	}
@@ -167,12 +156,8 @@ func (d *Daemon) openSockets(ctx context.Context) (err error) {
 	}
 	d.interfaces.dropRest()
 	d.scrape.handler = d.metrics
-	scrape, err := d.scrape.prepare(c.Metrics.Listen)
-	if err != nil {
-		return err
-	}
-	d.scrape.commit(c.Metrics.Listen, scrape)
-	return nil
+	d.scraped, err = d.scrape.prepare(c.Metrics.Listen)
+	return err
 }
 
 // Run serves until ctx is done. Then it takes nobody in any more, tells the
@@ -189,6 +174,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 
 	g, serving := errgroup.WithContext(serving)
 	d.interfaces.start()
+	d.scrape.commit(d.conf().Metrics.Listen, d.scraped)
 	g.Go(func() error { return d.host.Watch(serving) })
 	g.Go(func() error { d.retry(serving); return nil })
 	g.Go(func() error { return control.Serve(serving, d.control, control.NewHandler(d, d.o.Log), d.o.Log) })
@@ -252,8 +238,10 @@ func (d *Daemon) report() { systemd.Notify("STATUS=" + d.statusLine()) }
 func (d *Daemon) Close() {
 	d.interfaces.close()
 	d.scrape.close()
-	if d.control != nil {
-		d.control.Close()
+	for _, l := range []net.Listener{d.control, d.scraped} {
+		if l != nil {
+			l.Close()
+		}
 	}
 	if d.lock != nil {
 		d.lock.Close()

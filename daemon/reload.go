@@ -129,26 +129,23 @@ func (d *Daemon) apply(c *config.Config, changes []config.Change) error {
 	}
 	// Nothing fails from here on.
 	d.scrape.commit(c.Metrics.Listen, scrape)
-	mode, _ := identity.ParseMode(c.Register.Mode) // Load has checked it
-	d.users.SetMode(mode)
-	d.users.SetLimits(identityLimits(c))
-	d.spool.SetLimits(spoolLimits(c))
-	d.host.SetLimits(c.Limits.Pending, c.Limits.Sessions)
+	d.setLimits(c)
 	d.host.SetPublic(d.interfaces.public())
 	return nil
 }
 
-func identityLimits(c *config.Config) identity.Limits {
-	return identity.Limits{
+// setLimits puts in force what needs nothing to be opened.
+func (d *Daemon) setLimits(c *config.Config) {
+	mode, _ := identity.ParseMode(c.Register.Mode) // Load has checked it
+	d.users.SetMode(mode)
+	d.users.SetLimits(identity.Limits{
 		Failures: c.Limits.LoginFailures, AddressFails: c.Limits.LoginFailuresPerAddress,
 		JoinsPerHour: c.Limits.RegistrationsPerAddress, Window: time.Duration(c.Limits.LoginWindow),
-	}
-}
-
-func spoolLimits(c *config.Config) spool.Limits {
-	return spool.Limits{
+	})
+	d.spool.SetLimits(spool.Limits{
 		Quota: int64(c.Spool.Quota), Total: int64(c.Spool.Total), Hand: int64(c.Spool.Hand), MaxAge: time.Duration(c.Spool.MaxAge),
-	}
+	})
+	d.host.SetLimits(c.Limits.Pending, c.Limits.Sessions)
 }
 
 // ConfirmReload implements control.Daemon.

@@ -36,7 +36,6 @@ type link struct {
 
 	// of the sender
 	after [message.Priorities]uint64 // the outbox was read up to here
-	later []delayed                  // what the home would not take yet, and what comes after that, by counter
 
 	mu       sync.Mutex // guards what follows
 	control  []byte
@@ -49,6 +48,7 @@ type link struct {
 	bytes    int                        // of all from first on, acked or not
 	calls    map[uint64]chan wire.Reply // nil: the session has ended
 	lastCall uint64
+	later    []delayed // what the home would not take yet, and what comes after that, by counter
 }
 
 // flight is an envelope on its way to the home.
@@ -248,15 +248,8 @@ func (l *link) settle(body []byte) error {
 		}
 		l.c.change(nil)
 	}
-	if len(again) > 0 {
-		l.mu.Lock()
-		for _, f := range again {
-			if err == nil {
-				err = l.postponeLocked(f, now)
-			}
-		}
-		l.mu.Unlock()
-		if err != nil {
+	for _, f := range again {
+		if err := l.postpone(f, now); err != nil {
 			return err
 		}
 	}
@@ -317,8 +310,8 @@ func (l *link) settleLocked(a *wire.Ack, now time.Time) (settled []Settled, agai
 	return settled, again, nil
 }
 
-// postponeLocked has an envelope sent again, to those who could not be served.
-func (l *link) postponeLocked(f flight, now time.Time) error {
+// postpone has an envelope sent again, to those who could not be served.
+func (l *link) postpone(f flight, now time.Time) error {
 	wait := 5 * time.Second
 	f.Open = nil
 	for _, x := range f.declined {
@@ -331,6 +324,8 @@ func (l *link) postponeLocked(f flight, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.keepLocked(d)
 	return nil
 }

@@ -27,10 +27,11 @@ bind = "192.0.2.1:10001"`
 // except that of a file with a syntax error it has only that.
 func Load(path string) (*Config, error) {
 	l := newLoader(path)
-	if _, err := os.ReadDir(confD(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	files, err := filesOf(path)
+	if err != nil {
 		l.unread(confD(path), err)
 	}
-	for _, file := range filesOf(path) {
+	for _, file := range files {
 		l.read(file)
 	}
 	return l.finish()
@@ -97,16 +98,19 @@ func (l *loader) read(path string) {
 	l.add(path, string(text))
 }
 
-// filesOf returns what Load(path) reads, in this order.
-func filesOf(path string) []string {
-	all := []string{path}
-	entries, _ := os.ReadDir(confD(path)) // Load says what is wrong with it
-	for _, e := range entries {           // sorted by name
+// filesOf returns what Load(path) reads, in this order, also with an error of conf.d.
+func filesOf(path string) (all []string, err error) {
+	all = []string{path}
+	entries, err := os.ReadDir(confD(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	for _, e := range entries { // sorted by name
 		if strings.HasSuffix(e.Name(), ".toml") && !strings.HasPrefix(e.Name(), ".") {
 			all = append(all, filepath.Join(confD(path), e.Name()))
 		}
 	}
-	return all
+	return all, err
 }
 
 func confD(path string) string { return filepath.Join(filepath.Dir(path), "conf.d") }

@@ -21,16 +21,24 @@ const (
 
 // Watch calls changed once when it has begun to watch, and then whenever the files
 // that Load(path) reads have other names or another content than before, once they
-// are quiet; on the goroutine that called it. It watches folders, not files: editors rename, and links are swapped. It returns
-// when ctx is done, or when the system doesn't let it watch.
+// are quiet; on the goroutine that called it. It watches folders, not files: editors
+// rename, and links are swapped. It returns when ctx is done, or when the system
+// doesn't let it watch.
 func Watch(ctx context.Context, path string, changed func()) error {
+	if err := watch(ctx, path, changed); err != nil {
+		return fmt.Errorf("watching the configuration: %w", err)
+	}
+	return nil
+}
+
+func watch(ctx context.Context, path string, changed func()) error {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
-		return fmt.Errorf("watching the configuration: %w", err)
+		return err
 	}
 	defer w.Close()
 	if err := follow(w, path); err != nil {
-		return fmt.Errorf("watching the configuration: %w", err)
+		return err
 	}
 	seen := fingerprint(path)
 	changed()
@@ -50,12 +58,12 @@ func Watch(ctx context.Context, path string, changed func()) error {
 				return nil
 			}
 			if !errors.Is(err, fsnotify.ErrEventOverflow) {
-				return fmt.Errorf("watching the configuration: %w", err)
+				return err
 			}
 		case <-timer.C:
 			first = time.Time{}
 			if err := follow(w, path); err != nil {
-				return fmt.Errorf("watching the configuration: %w", err)
+				return err
 			}
 			if now := fingerprint(path); now != seen {
 				seen = now
@@ -74,7 +82,8 @@ func Watch(ctx context.Context, path string, changed func()) error {
 // the file, conf.d, their parent (they may be replaced), and those that links lead to.
 func follow(w *fsnotify.Watcher, path string) error {
 	dirs := []string{filepath.Dir(filepath.Dir(path)), confD(path)}
-	for _, file := range filesOf(path) {
+	files, _ := filesOf(path) // Load says what is wrong with conf.d
+	for _, file := range files {
 		for range 40 { // as many links as the kernel follows
 			dirs = append(dirs, filepath.Dir(file))
 			to, err := os.Readlink(file)
@@ -105,7 +114,8 @@ func follow(w *fsnotify.Watcher, path string) error {
 // fingerprint is a hash of the names and contents of all files.
 func fingerprint(path string) (sum [sha256.Size]byte) {
 	h := sha256.New()
-	for _, file := range filesOf(path) {
+	files, _ := filesOf(path) // Load says what is wrong with conf.d
+	for _, file := range files {
 		text, err := readFile(file)
 		fmt.Fprintf(h, "%q %q %v\n", file, text, err)
 	}
