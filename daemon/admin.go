@@ -56,7 +56,7 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 	}
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(d.o.State, &fs); err == nil {
-		s.Disk.Free = int64(fs.Bavail) * fs.Bsize
+		s.Disk.Free = int64(fs.Bavail) * int64(fs.Bsize)
 	}
 	s.Disk.Reserve, s.Disk.Full = d.spool.Reserve(), d.spool.Full()
 	return s, nil

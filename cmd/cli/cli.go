@@ -24,6 +24,8 @@ type Program struct {
 	// Explain tells the exit code and the hint of the program's own errors, and
 	// leaves all others to Explain of this package. Nil: there are no others.
 	Explain func(error) *Error
+
+	Manual Manual
 }
 
 // Run runs os.Args and returns the exit code, after it has said on standard error
@@ -62,11 +64,14 @@ func (p Program) execute() error {
 	root.PersistentFlags().Bool("version", false, "show the version")
 	root.SetVersionTemplate(root.Name() + " {{.Version}}\n")
 	root.SetHelpFunc(help)
-	root.SetHelpCommand(helpCommand())
+	root.SetHelpCommand(p.helpCommand())
 	root.SetFlagErrorFunc(flagError)
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
+	if c, _, err := root.Find([]string{"completion"}); err == nil {
+		c.Short = "print what makes a shell complete these commands"
+	}
 	p.prepare(root, Version(p.Version))
 	return root.Execute()
 }

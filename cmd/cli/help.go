@@ -9,11 +9,15 @@ import (
 )
 
 // helpCommand is "help COMMAND…"; cobra's own exits 0 for commands that aren't.
-func helpCommand() *cobra.Command {
-	return &cobra.Command{
+func (p Program) helpCommand() *cobra.Command {
+	var page bool
+	help := &cobra.Command{
 		Use:   "help [COMMAND…]",
 		Short: "show the text of a command",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if page {
+				return p.Manual.write(cmd.OutOrStdout(), cmd.Root())
+			}
 			target, rest, err := cmd.Root().Find(args)
 			if err != nil {
 				return Misuse("see: "+cmd.Root().Name()+" --help", "%v", err)
@@ -24,6 +28,8 @@ func helpCommand() *cobra.Command {
 			return target.Help()
 		},
 	}
+	help.Flags().BoolVar(&page, "man", false, "print the manual page of the whole program, in mdoc(7)")
+	return help
 }
 
 // help writes what --help shows: one screen.

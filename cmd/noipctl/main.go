@@ -12,5 +12,13 @@ import (
 var version string // set by the linker: -X main.version=…
 
 func main() {
-	os.Exit(cli.Program{Root: root(), Version: version, Explain: explain}.Run())
+	os.Exit(cli.Program{Root: root(), Version: version, Explain: explain, Manual: cli.Manual{
+		Section:     1,
+		Environment: [][2]string{{"NOIPCHAT_SOCKET", "Where the control socket is, unless --socket says so."}},
+		Files: [][2]string{
+			{defaultSocket, "The control socket. Who may open it may administer: root, the user noipchat, and the group noipchat-admin."},
+			{"/etc/noipchat/noipchat.toml", "The server's configuration; see noipchat.toml(5)."},
+		},
+		SeeAlso: []string{"noipchat 1", "systemctl 1", "noipchat.toml 5", "noipchatd 8"},
+	}}.Run())
 }
