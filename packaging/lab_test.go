@@ -72,19 +72,13 @@ func boot(t *testing.T, suite string) *host {
 		t.Skip("it needs root, and hosts with a systemd: $NOIPCHAT_LAB")
 	}
 	h := &host{t, lab, fmt.Sprintf("n%s%d", suite[:2], os.Getpid()%100_000)}
-	bin := t.TempDir()
-	build := exec.Command("go", "build", "-trimpath", "-o", bin, "../cmd/noipchatd", "../cmd/noipctl", "../cmd/noipchat")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
 	t.Cleanup(func() { exec.Command(lab, "down", h.name).Run() })
 	h.tool("up", h.name, "--suite", suite)
-	programs, err := filepath.Glob(filepath.Join(bin, "*"))
+	files, err := filepath.Glob(filepath.Join(programs(t), "*"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.tool(append(append([]string{"push", h.name}, programs...), "/usr/bin/")...)
+	h.tool(append(append([]string{"push", h.name}, files...), "/usr/bin/")...)
 	h.tool("push", h.name, "systemd/noipchat.service", "systemd/noipchat.socket", "/usr/lib/systemd/system/")
 	h.tool("push", h.name, "sysusers.d/noipchat.conf", "/usr/lib/sysusers.d/")
 	h.tool("push", h.name, "tmpfiles.d/noipchat.conf", "/usr/lib/tmpfiles.d/")

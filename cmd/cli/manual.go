@@ -127,6 +127,9 @@ func (d *mdoc) flags(flags *pflag.FlagSet) {
 	for _, f := range all {
 		argument, usage := pflag.UnquoteUsage(f)
 		tag := "Fl -" + escaped.Replace(f.Name)
+		if f.Shorthand != "" {
+			tag = "Fl " + f.Shorthand + " , " + tag
+		}
 		if argument != "" {
 			tag += " Ar " + argument
 		}
