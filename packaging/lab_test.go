@@ -64,16 +64,23 @@ func (h *host) configure(text string) {
 	h.sh("cat >/etc/noipchat/noipchat.toml <<'END'\n" + text + "END\nsystemd-tmpfiles --create noipchat.conf")
 }
 
-// boot makes a host of a suite with the programs and units of this tree.
-func boot(t *testing.T, suite string) *host {
+// up boots a host of a suite, with Debian packages besides the least.
+func up(t *testing.T, name, suite string, with ...string) *host {
 	t.Helper()
 	lab := os.Getenv("NOIPCHAT_LAB")
 	if lab == "" || os.Geteuid() != 0 {
 		t.Skip("it needs root, and hosts with a systemd: $NOIPCHAT_LAB")
 	}
-	h := &host{t, lab, fmt.Sprintf("n%s%d", suite[:2], os.Getpid()%100_000)}
+	h := &host{t, lab, fmt.Sprintf("%s%d", name, os.Getpid()%100_000)}
 	t.Cleanup(func() { exec.Command(lab, "down", h.name).Run() })
-	h.tool("up", h.name, "--suite", suite)
+	h.tool(append([]string{"up", h.name, "--suite", suite}, with...)...)
+	return h
+}
+
+// boot makes a host of a suite with the programs and units of this tree.
+func boot(t *testing.T, suite string) *host {
+	t.Helper()
+	h := up(t, "n"+suite[:2], suite)
 	files, err := filepath.Glob(filepath.Join(programs(t), "*"))
 	if err != nil {
 		t.Fatal(err)
@@ -82,8 +89,8 @@ func boot(t *testing.T, suite string) *host {
 	h.tool("push", h.name, "systemd/noipchat.service", "systemd/noipchat.socket", "/usr/lib/systemd/system/")
 	h.tool("push", h.name, "sysusers.d/noipchat.conf", "/usr/lib/sysusers.d/")
 	h.tool("push", h.name, "tmpfiles.d/noipchat.conf", "/usr/lib/tmpfiles.d/")
-	h.sh(`mkdir -p /usr/lib/systemd/system-generators /etc/noipchat
-ln -s /usr/bin/noipchatd /usr/lib/systemd/system-generators/noipchat-generator
+	h.sh(`mkdir -p /usr/lib/systemd/system-generators
+ln -s ../../../bin/noipchatd /usr/lib/systemd/system-generators/noipchat-generator
 systemd-sysusers noipchat.conf && systemd-tmpfiles --create noipchat.conf
 systemctl daemon-reload && systemctl -q enable noipchat.service noipchat.socket`)
 	return h

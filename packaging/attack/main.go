@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 
@@ -161,7 +162,11 @@ func main() {
 		}
 	}
 	fmt.Println("end of attacks")
-	daemon.SdNotify(false, daemon.SdNotifyReady)
+	if told, _ := daemon.SdNotify(false, daemon.SdNotifyReady); told {
+		stop := make(chan os.Signal, 1)
+		signal.Notify(stop, unix.SIGTERM)
+		<-stop // who ends at once may be gone before systemd asks who it was
+	}
 }
 
 func statusIs(key, want string) func() error {
