@@ -70,7 +70,11 @@ func (c *Client) SetPassword(ctx context.Context, name, password string) error {
 
 // DisableUser keeps a user out, or lets him in again.
 func (c *Client) DisableUser(ctx context.Context, name string, disabled bool) error {
-	_, err := call[nothing](ctx, c, "user/disable", disabling{userName{name}, disabled})
+	what := "user/enable" // a call of its own, for who reads the log
+	if disabled {
+		what = "user/disable"
+	}
+	_, err := call[nothing](ctx, c, what, userName{name})
 	return err
 }
 

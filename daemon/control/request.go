@@ -57,11 +57,6 @@ type credentials struct {
 	Password string `json:"password"`
 }
 
-type disabling struct {
-	userName
-	Disabled bool `json:"disabled"`
-}
-
 func (r InviteRequest) subject() string { return r.User }
 func (r InviteRequest) check() error {
 	switch {

@@ -43,8 +43,11 @@ func NewHandler(d Daemon, log *slog.Logger) http.Handler {
 	change(h, "user/password", func(ctx context.Context, r credentials) (nothing, error) {
 		return nothing{}, d.SetPassword(ctx, r.Name, r.Password)
 	})
-	change(h, "user/disable", func(ctx context.Context, r disabling) (nothing, error) {
-		return nothing{}, d.DisableUser(ctx, r.Name, r.Disabled)
+	change(h, "user/disable", func(ctx context.Context, r userName) (nothing, error) {
+		return nothing{}, d.DisableUser(ctx, r.Name, true)
+	})
+	change(h, "user/enable", func(ctx context.Context, r userName) (nothing, error) {
+		return nothing{}, d.DisableUser(ctx, r.Name, false)
 	})
 	change(h, "user/remove", func(ctx context.Context, r userName) (nothing, error) {
 		return nothing{}, d.RemoveUser(ctx, r.Name)

@@ -105,13 +105,6 @@ var attempts = []attempt{
 		}
 		return unix.Mprotect(b, unix.PROT_READ|unix.PROT_EXEC)
 	}},
-	{"SystemCallFilter", func() error {
-		_, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_TRACEME, 0, 0, 0, 0, 0)
-		if errno != 0 {
-			return errno
-		}
-		return nil
-	}},
 	{"SystemCallFilter", func() error { return unix.Setpriority(unix.PRIO_PROCESS, 0, 19) }},
 	{"SystemCallFilter", func() error { return unix.Chroot("/") }},
 	{"SystemCallFilter", func() error { return unix.Mount("none", state, "tmpfs", 0, "") }},
