@@ -202,7 +202,7 @@ cd /var/log/noipchat && stat -c '%U %a' noipchat.log && grep -c user/disable noi
 	// Removed, and installed again.
 	right.sh("systemctl stop bob")
 	left.sh("noipchat --profile alice send bob@server1 -m 'while he is away' --wait held")
-	server.want(connect+"apt-get remove -y noipchat >/dev/null; connect 127.0.0.1 10001; systemctl list-units --all --no-legend 'noipchat*' | wc -l; ls /var/lib/noipchat/key",
+	server.want(connect+"apt-get remove -y noipchat >/dev/null; connect 127.0.0.1 10001; systemctl list-units --all --no-legend 'noipchat*' | grep -vc not-found; ls /var/lib/noipchat/key",
 		"10001 down\n0\n/var/lib/noipchat/key")
 	server.want(install+"/root/2.deb >/dev/null; noipctl user list; systemctl is-active noipchat.service", "alice", "dave", "\nactive")
 	right.want("noipchat --profile bob receive --timeout 20s", "while he is away")
