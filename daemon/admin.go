@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -87,7 +88,7 @@ func (d *Daemon) user(u identity.User) control.User {
 	for _, dev := range u.Devices {
 		v.Devices = append(v.Devices, control.Device{
 			ID: dev.ID, Label: dev.Label, Fingerprint: dev.Key.Fingerprint(), Created: dev.Created, Seen: dev.Seen,
-			Online: d.host.Online(u.Address, dev.ID),
+			Online: d.host.Online(u.Address, dev.ID), Suspended: dev.Suspended,
 		})
 	}
 	return v
@@ -122,6 +123,12 @@ func (d *Daemon) RemoveUser(ctx context.Context, name string) error {
 		return d.known(name, err)
 	}
 	return d.bounceAll(ctx, message.Join(name, d.conf().Name))
+}
+
+// RemoveDevice implements control.Daemon.
+func (d *Daemon) RemoveDevice(_ context.Context, name string, device message.DeviceID) error {
+	defer d.host.Refresh(name)
+	return d.known(name, d.users.RemoveDevice(name, device))
 }
 
 // bounceAll empties the queues of a user whom the relay doesn't know any more. What
@@ -226,9 +233,17 @@ func (d *Daemon) Queues(context.Context) ([]control.Queue, error) {
 		}
 		all = append(all, control.Queue{
 			Name: i.Name, Messages: i.Messages, Bytes: i.Bytes, OldestSeconds: i.Oldest.Seconds(), InHand: i.InHand, Online: i.Pumped,
+			Suspended: d.suspended(i.Name),
 		})
 	}
 	return all, nil
+}
+
+// suspended tells whether a queue is a suspended device's.
+func (d *Daemon) suspended(queue string) bool {
+	user, device, _ := strings.Cut(queue, "/")
+	u, _ := d.users.Show(message.Address(user).User())
+	return slices.ContainsFunc(u.Devices, func(d identity.Device) bool { return d.Suspended != "" && d.ID.String() == device })
 }
 
 // Queue implements control.Daemon. The queues of a user's devices are one list, and

@@ -52,14 +52,15 @@ type Daemon struct {
 	key     identity.Key
 	lock    io.Closer
 
-	users   *identity.Users
-	spool   *spool.Spool
-	relay   *relay.Relay
-	host    *session.Host
-	control net.Listener
-	metrics http.Handler
-	gather  func() (map[string]float64, error)
-	notices []string // of the start
+	users    *identity.Users
+	counters *identity.Counters
+	spool    *spool.Spool
+	relay    *relay.Relay
+	host     *session.Host
+	control  net.Listener
+	metrics  http.Handler
+	gather   func() (map[string]float64, error)
+	notices  []string // of the start
 
 	interfaces interfaces
 	scrape     scraper
@@ -120,11 +121,20 @@ func (d *Daemon) openState() (err error) {
 	}
 	d.relay = relay.New(c.Name, d.spool)
 	d.expiring.Store(d.relay)
-	d.host = session.New(c.Name, d.key, d.users, d.relay, d.spool, session.Options{Log: d.o.Log})
+	if d.counters, err = identity.OpenCounters(d.o.State); err != nil {
+		d.o.Log.Error("counters can't be read", "error", err)
+		d.notices = append(d.notices, err.Error())
+	}
+	d.host = session.New(c.Name, d.key, d.users, d.counters, d.relay, d.spool, session.Options{Log: d.o.Log})
 	d.setLimits(c)
+	known := map[message.DeviceID]bool{}
 	for _, u := range d.users.List() {
 		d.host.Refresh(u.Name)
+		for _, device := range u.Devices {
+			known[device.ID] = true
+		}
 	}
+	d.counters.Keep(func(id message.DeviceID) bool { return known[id] })
 	return nil
 }
 
@@ -132,7 +142,7 @@ func (d *Daemon) openState() (err error) {
 func (d *Daemon) expired(t *spool.Turn, q *spool.Queue, e *spool.Entry) {
 	r := d.expiring.Load()
 	var l relay.Ledger
-	r.Bounce(t, &l, q, e, message.Expired, message.Refuse(message.CodeExpired, "%s kept it until its lifetime was over", d.conf().Name))
+	r.Expired(t, &l, q, e, e.Life() >= time.Duration(d.conf().Spool.MaxAge))
 	r.Close(t, &l)
 }
 
@@ -193,7 +203,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	err := g.Wait()
 	d.host.Close(message.Defer(message.CodeStopping, time.Second, "the server is going down"))
 	endSpool()
-	return errors.Join(err, below.Wait())
+	return errors.Join(err, below.Wait(), d.counters.Close())
 }
 
 // retry sends, a second later, the receipts that the spool did not take.

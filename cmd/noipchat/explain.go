@@ -29,6 +29,8 @@ func explain(err error) *cli.Error {
 		return &cli.Error{Code: cli.ExitIO, Err: err, Hint: "restore it from a backup, or use another profile: --profile NAME"}
 	case errors.As(err, &no) && no.Code == message.CodeBadLogin:
 		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "check address and password; an admin can set a new one: noipctl user passwd NAME"}
+	case errors.As(err, &no) && no.Code == message.CodeSuspended:
+		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "to go on with it: noipchat login ADDRESS --server IP:PORT; what came meanwhile is on your other devices"}
 	case errors.Is(err, wire.ErrProtocol):
 		return &cli.Error{Code: cli.ExitProtocol, Err: err, Hint: "is that a NoIPChat server, of the same version?"}
 	case errors.As(err, &no), errors.Is(err, message.ErrMalformed):

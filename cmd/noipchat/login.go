@@ -225,7 +225,9 @@ func (a *app) passwdCommand() *cobra.Command {
 			}
 			ctx, cancel := untilSignal(cmd.Context(), timeout)
 			defer cancel()
-			err = a.work(ctx, func(ctx context.Context, w *worker) error { return w.password(ctx, old, fresh) })
+			err = a.work(ctx, func(ctx context.Context, w *worker) error {
+				return w.ask(ctx, func(ctx context.Context, c *client.Client) error { return c.Password(ctx, old, fresh) })
+			})
 			if err == nil && !a.json {
 				_, err = fmt.Fprintln(cmd.OutOrStdout(), "the password is changed")
 			} else if err == nil {
@@ -241,8 +243,8 @@ func (a *app) passwdCommand() *cobra.Command {
 	return cmd
 }
 
-// password waits until this process has the session, and changes the password.
-func (w *worker) password(ctx context.Context, old, fresh string) error {
+// ask waits until this process has the session, and asks the home for something.
+func (w *worker) ask(ctx context.Context, ask func(ctx context.Context, c *client.Client) error) error {
 	var c *client.Client
 	err := w.wait(ctx, func() (bool, error) {
 		w.mu.Lock()
@@ -253,7 +255,7 @@ func (w *worker) password(ctx context.Context, old, fresh string) error {
 	if err != nil {
 		return fmt.Errorf("another noipchat has this profile's session: %w", err)
 	}
-	err = c.Password(ctx, old, fresh)
+	err = ask(ctx, c)
 	if offline := w.offline(); errors.Is(err, context.DeadlineExceeded) && offline != nil {
 		return offline
 	}

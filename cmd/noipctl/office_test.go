@@ -151,6 +151,16 @@ func (o *office) RemoveUser(_ context.Context, name string) error {
 	return err
 }
 
+func (o *office) RemoveDevice(_ context.Context, name string, device message.DeviceID) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	u, err := o.find(name)
+	if err == nil {
+		u.Devices = slices.DeleteFunc(u.Devices, func(d control.Device) bool { return d.ID == device })
+	}
+	return err
+}
+
 func (o *office) Invites(context.Context) ([]control.Invite, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -91,6 +91,10 @@ func (c *Client) converse(ctx context.Context, m meeting) (up time.Duration, err
 		conn.Close()
 		return 0, fmt.Errorf("%s: %w: it calls this device %v, and it is %v", address, wire.ErrProtocol, welcome.Device, c.account.Device)
 	}
+	if err := c.store.Prove(welcome.Counter, welcome.Unsure); err != nil {
+		conn.Close()
+		return 0, err
+	}
 	l := &link{
 		c: c, conn: conn, hello: m.hello, early: m.early, began: time.Now(), first: 1, next: 1,
 		flights: map[uint64]*flight{}, calls: map[uint64]chan wire.Reply{},
@@ -426,6 +430,11 @@ func (l *link) fill() error {
 			}
 			if len(pending) == 0 {
 				break
+			}
+			if slices.ContainsFunc(pending, func(p Pending) bool { return p.Unproven }) {
+				if err := l.c.store.confirm(); err != nil {
+					return err
+				}
 			}
 			l.mu.Lock()
 			for _, m := range pending {

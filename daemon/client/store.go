@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"modernc.org/sqlite"
@@ -35,8 +36,9 @@ const storeFile = "history.db"
 // called from several goroutines, and several processes may have the same Store
 // open.
 type Store struct {
-	path string
-	db   *sql.DB // of its connections one is the writer's, two are for reading
+	path   string
+	db     *sql.DB     // of its connections one is the writer's, two are for reading
+	proven atomic.Bool // the home has said to this process how far the device has counted
 
 	mu       sync.Mutex // held during a transaction that writes
 	writer   *sql.Conn

@@ -12,7 +12,7 @@ import (
 	"github.com/noipchat/noipchat/daemon/message"
 )
 
-// Status returns the message with this id, or false if there is none. Of a
+// Status returns the message with this id, or one that had it formerly, or false if there is none. Of a
 // message to oneself, which went out and came in, it is the one that went out.
 func (s *Store) Status(id message.ID) (Message, bool, error) {
 	return s.status(id, id)
@@ -37,8 +37,9 @@ func (s *Store) StatusByPrefix(prefix string) (Message, bool, error) {
 
 func (s *Store) status(first, last message.ID) (m Message, found bool, err error) {
 	// With the limit, an id that is there three times is enough: one may be there twice.
-	rows, err := s.db.Query("SELECT "+messageColumns+" FROM message m WHERE m.id BETWEEN ? AND ? AND "+ofPeople+
-		" ORDER BY m.id, m.out DESC LIMIT 3", first[:], last[:])
+	rows, err := s.db.Query("SELECT "+messageColumns+` FROM message m
+		WHERE m.seq IN (SELECT seq FROM message WHERE id BETWEEN ?1 AND ?2 UNION SELECT message FROM former WHERE id BETWEEN ?1 AND ?2)
+		AND `+ofPeople+" ORDER BY m.id, m.out DESC LIMIT 3", first[:], last[:])
 	if err != nil {
 		return m, false, s.failed("looking for a message", err)
 	}

@@ -1,9 +1,9 @@
 package client
 
 import (
-	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,21 +66,81 @@ func (s *Store) receive(account *Account, in *Incoming, result *Received) (err e
 		result.Changes, result.Err, err = s.report(account, e, at)
 		return err
 	}
+	if repeat, err := s.repeats(e); repeat || err != nil {
+		result.New = !repeat
+		return err
+	}
 	m := Message{ID: message.IDOf(e.Raw), From: message.Address(strings.Clone(string(e.From))), Device: e.Device, Counter: e.Counter,
 		State: StateUnsupported, Kind: e.Kind, Created: storedTime(int64(e.Created)), At: storedTime(at.UnixMilli()),
 		Server: strings.Clone(in.Server)}
 	for _, a := range e.To {
 		m.To = append(m.To, message.Address(strings.Clone(string(a))))
 	}
-	var reading, body any
+	m.Out = ofOurs(account, e)
+	var reading, body any = nil, e.Raw
 	if e.Sealing == message.Plain && e.Kind == message.Text {
-		m.State, m.Body = message.Delivered.String(), string(e.Body)
-		reading, body = notShown, m.Body
-	} else {
-		body = e.Raw
+		m.Body = string(e.Body)
+		body = m.Body
+		if !m.Out {
+			m.State, reading = message.Delivered.String(), notShown
+		}
 	}
-	m.Seq, err = s.insertMessage(&m, int64(e.Created), reading, body)
+	if m.Seq, err = s.insertMessage(&m, int64(e.Created), reading, body); err == nil && m.Out {
+		err = s.addOurs(&m)
+	}
 	result.Message = m
+	return err
+}
+
+// ofOurs tells that an envelope was written by another device of this user's, to
+// others than himself.
+func ofOurs(account *Account, e *message.Envelope) bool {
+	return e.From == account.Address && e.Device != account.Device && !slices.Contains(e.To, account.Address)
+}
+
+// repeats tells whether a message came before under the counter that it had formerly.
+func (s *Store) repeats(e *message.Envelope) (is bool, err error) {
+	if e.Formerly == 0 || e.Kind != message.Text || e.Sealing != message.Plain {
+		return false, nil
+	}
+	err = s.row(`SELECT EXISTS (SELECT 1 FROM message WHERE sender = ? AND device = ? AND counter = ? AND kind = ? AND created = ? AND body = ?)`,
+		e.From, int64(e.Device), int64(e.Formerly), e.Kind, int64(e.Created), string(e.Body)).Scan(&is)
+	return is, err
+}
+
+// addOurs adds what is known of the receivers of a message that another device of ours
+// has sent: its home had it, or it wouldn't be here; and what was told of it before.
+func (s *Store) addOurs(m *Message) error {
+	m.State = message.Held.String()
+	for i, a := range m.To {
+		r := Recipient{Address: a, State: message.Held, At: m.At}
+		var at int64
+		err := s.row(`SELECT state, code, reason, at FROM early WHERE device = ? AND receiver = ? AND ? BETWEEN first AND last
+			ORDER BY state DESC LIMIT 1`, int64(m.Device), a, int64(m.Counter)).Scan(&r.State, &r.Code, &r.Reason, &at)
+		if err == nil {
+			r.At = storedTime(at)
+		} else if err = ignoreNoRows(err); err != nil {
+			return err
+		}
+		if _, err := s.exec("INSERT INTO recipient (message, position, receiver, state, code, reason, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+			m.Seq, i, a, r.State, r.Code, r.Reason, r.At.UnixMilli()); err != nil {
+			return err
+		}
+		m.Recipients = append(m.Recipients, r)
+	}
+	return nil
+}
+
+// maxEarly bounds what is kept of messages that may never come.
+const maxEarly = 4096
+
+// keepEarly keeps a report on messages of another device of ours that have not come.
+func (s *Store) keepEarly(p *message.Report, g message.Range, at time.Time) error {
+	if _, err := s.exec("INSERT OR REPLACE INTO early (device, receiver, first, last, state, code, reason, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+		int64(p.Device), p.Receiver, int64(g.First), int64(g.Last), p.State, p.Code, p.Reason, at.UnixMilli()); err != nil {
+		return err
+	}
+	_, err := s.exec("DELETE FROM early WHERE at < (SELECT at FROM early ORDER BY at DESC LIMIT 1 OFFSET ?)", maxEarly)
 	return err
 }
 
@@ -136,22 +196,18 @@ func (s *Store) report(account *Account, e *message.Envelope, at time.Time) (cha
 		return nil, fmt.Errorf("report: %v does not go with kind %d", p.State, e.Kind), nil
 	}
 	from := string(e.From)
+	if e.From == account.Address && p.State == message.Read && p.Receiver == account.Address {
+		return nil, nil, s.readElsewhere(e.To, &p)
+	}
 	mayKnow := e.From == p.Receiver || from == p.Receiver.Server() || failure && from == account.Address.Server()
 	if !mayKnow {
 		return nil, fmt.Errorf("report: %s can't know what became of a message to %s", from, p.Receiver), nil
 	}
-	if p.Device != account.Device {
-		var one int
-		err := s.row("SELECT 1 FROM message WHERE out = 1 AND device = ? LIMIT 1", int64(p.Device)).Scan(&one)
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil, fmt.Errorf("report: device %v is not ours", p.Device), nil
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-	}
 	for _, g := range p.Counters {
-		c, err := s.raise(&p, g, at)
+		c, err := s.raise(account, &p, g, at)
+		if err == nil && p.Device != account.Device {
+			err = s.keepEarly(&p, g, at)
+		}
 		if err != nil {
 			return nil, nil, err
 		}
@@ -160,18 +216,41 @@ func (s *Store) report(account *Account, e *message.Envelope, at time.Time) (cha
 	return changed, nil, nil
 }
 
-// raise does one range of a report. Between the first and the last of our
-// messages in the range are all of it, because seq and counter rise together.
-// So the work is bounded by what we sent to this receiver, not by the range, nor
-// by what we sent in all.
-func (s *Store) raise(p *message.Report, g message.Range, at time.Time) (changed []Change, err error) {
-	device := int64(p.Device)
-	rows, err := s.query(`SELECT r.message, r.position, m.id, m.counter
+// readElsewhere marks what another device of ours has shown: it has written the
+// receipt to the authors.
+func (s *Store) readElsewhere(authors []message.Address, p *message.Report) error {
+	for _, author := range authors {
+		for _, g := range p.Counters {
+			if _, err := s.exec(`UPDATE message SET shown = ? WHERE sender = ? AND device = ? AND counter BETWEEN ? AND ? AND shown IN (0, 1)`,
+				receipted, author, int64(p.Device), int64(g.First), int64(g.Last)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Of this device: between the first and the last of our messages in the range are all
+// of it, because seq and counter rise together. So the work is bounded by what we sent
+// to this receiver, not by the range, nor by what we sent in all.
+const raiseOwn = `SELECT r.message, r.position, m.id, m.counter
 		FROM recipient r CROSS JOIN message m ON m.seq = r.message
 		WHERE r.receiver = ?1 AND r.state < ?2 AND m.out = 1 AND m.device = ?3 AND m.counter BETWEEN ?4 AND ?5 AND r.message
 			BETWEEN (SELECT seq FROM message WHERE out = 1 AND device = ?3 AND counter >= ?4 ORDER BY counter LIMIT 1)
-			AND     (SELECT seq FROM message WHERE out = 1 AND device = ?3 AND counter <= ?5 ORDER BY counter DESC LIMIT 1)`,
-		p.Receiver, p.State, device, int64(g.First), int64(g.Last))
+			AND     (SELECT seq FROM message WHERE out = 1 AND device = ?3 AND counter <= ?5 ORDER BY counter DESC LIMIT 1)`
+
+// Of another device: its messages came in any order.
+const raiseOther = `SELECT r.message, r.position, m.id, m.counter
+		FROM message m CROSS JOIN recipient r ON r.message = m.seq
+		WHERE m.device = ?3 AND m.counter BETWEEN ?4 AND ?5 AND m.out = 1 AND r.receiver = ?1 AND r.state < ?2`
+
+// raise does one range of a report.
+func (s *Store) raise(account *Account, p *message.Report, g message.Range, at time.Time) (changed []Change, err error) {
+	which := raiseOwn
+	if p.Device != account.Device {
+		which = raiseOther
+	}
+	rows, err := s.query(which, p.Receiver, p.State, int64(p.Device), int64(g.First), int64(g.Last))
 	if err != nil {
 		return nil, err
 	}

@@ -91,7 +91,8 @@ func (s *Store) enqueue(o Outgoing) (Message, error) {
 		}
 		m.Recipients = append(m.Recipients, Recipient{Address: a, State: message.Queued, At: m.At})
 	}
-	_, err = s.exec("INSERT INTO outbox (counter, message, priority, raw) VALUES (?, ?, ?, ?)", m.Counter, m.Seq, e.Priority, raw)
+	_, err = s.exec("INSERT INTO outbox (counter, message, priority, raw, unproven) VALUES (?, ?, ?, ?, ?)",
+		m.Counter, m.Seq, e.Priority, raw, !s.proven.Load())
 	return m, err
 }
 
@@ -113,6 +114,7 @@ type Pending struct {
 	Priority message.Priority
 	Created  time.Time
 	Open     []int // the receivers that are not settled, as indices into its To, rising
+	Unproven bool  // see Prove
 }
 
 // Outbox returns up to limit envelopes of one priority, in the order of their
@@ -126,7 +128,7 @@ func (s *Store) Outbox(p message.Priority, after uint64, limit int) ([]Pending, 
 }
 
 func (s *Store) outbox(p message.Priority, after uint64, limit int) (all []Pending, err error) {
-	rows, err := s.db.Query(`SELECT o.counter, m.id, o.raw, m.created,
+	rows, err := s.db.Query(`SELECT o.counter, m.id, o.raw, o.unproven, m.created,
 			(SELECT group_concat(position, ' ' ORDER BY position) FROM recipient r WHERE r.message = o.message AND r.state = ?)
 		FROM outbox o JOIN message m ON m.seq = o.message
 		WHERE o.priority = ? AND o.counter > ? ORDER BY o.counter LIMIT ?`, message.Queued, p, int64(after), limit)
@@ -139,7 +141,7 @@ func (s *Store) outbox(p message.Priority, after uint64, limit int) (all []Pendi
 		var id []byte
 		var created int64
 		var open string
-		if err := rows.Scan(&e.Counter, &id, &e.Raw, &created, &open); err != nil {
+		if err := rows.Scan(&e.Counter, &id, &e.Raw, &e.Unproven, &created, &open); err != nil {
 			return nil, err
 		}
 		copy(e.ID[:], id)

@@ -6,7 +6,7 @@ import "fmt"
 // file's version is its user_version. A step that was in a release is never
 // changed. Times are milliseconds since 1970. Devices are 64-bit numbers, which
 // SQLite shows as signed.
-var storeSchemas = [...]string{schema1}
+var storeSchemas = [...]string{schema1, schemaDevices}
 
 const schema1 = `
 -- Who this profile is; one row. counter is the last that an envelope took.
@@ -86,6 +86,35 @@ CREATE TABLE cursor (
 	name TEXT PRIMARY KEY,
 	seq  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+`
+
+const schemaDevices = `
+-- 1: its counter was taken without a word of the home's on how far this device has
+-- counted, and it has not been sent: a copy of this profile may have used it.
+ALTER TABLE outbox ADD COLUMN unproven INTEGER NOT NULL DEFAULT 0;
+
+-- The ids that a message had before it was numbered anew.
+CREATE TABLE former (
+	id      BLOB PRIMARY KEY,
+	message INTEGER NOT NULL REFERENCES message ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+
+-- What became of messages of other devices of this user that have not come here yet.
+CREATE TABLE early (
+	device   INTEGER NOT NULL,
+	receiver TEXT    NOT NULL,
+	first    INTEGER NOT NULL,
+	last     INTEGER NOT NULL,
+	state    INTEGER NOT NULL,
+	code     INTEGER NOT NULL,
+	reason   TEXT    NOT NULL,
+	at       INTEGER NOT NULL,
+	PRIMARY KEY (device, receiver, state, first)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX early_age ON early (at);
+
+DROP INDEX message_sent;
+CREATE INDEX message_device ON message (device, counter);
 `
 
 // storeApplication is "NIPC", the application_id of a file of ours.

@@ -84,6 +84,12 @@ func (c *Client) RemoveUser(ctx context.Context, name string) error {
 	return err
 }
 
+// RemoveDevice makes a user's device unknown. What waits for it goes to another one.
+func (c *Client) RemoveDevice(ctx context.Context, name string, device message.DeviceID) error {
+	_, err := call[nothing](ctx, c, "device/remove", userDevice{userName{name}, device})
+	return err
+}
+
 // Invites lists the invitations that can still be used.
 func (c *Client) Invites(ctx context.Context) ([]Invite, error) {
 	return call[[]Invite](ctx, c, "invites", nil)

@@ -36,6 +36,8 @@ type Daemon interface {
 	DisableUser(ctx context.Context, name string, disabled bool) error
 	RemoveUser(ctx context.Context, name string) error
 
+	RemoveDevice(ctx context.Context, name string, device message.DeviceID) error
+
 	Invites(ctx context.Context) ([]Invite, error)
 	Invite(ctx context.Context, r InviteRequest) (Invite, error)
 	RevokeInvite(ctx context.Context, id string) error // an Invite's ID

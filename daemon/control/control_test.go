@@ -73,7 +73,10 @@ func (d *desk) DisableUser(_ context.Context, name string, disabled bool) error 
 	return d.note("disable %s %v", name, disabled)
 }
 func (d *desk) RemoveUser(_ context.Context, name string) error { return d.note("remove %s", name) }
-func (d *desk) Invites(context.Context) ([]Invite, error)       { return d.invites, d.note("invites") }
+func (d *desk) RemoveDevice(_ context.Context, name string, device message.DeviceID) error {
+	return d.note("remove %s %v", name, device)
+}
+func (d *desk) Invites(context.Context) ([]Invite, error) { return d.invites, d.note("invites") }
 func (d *desk) Invite(_ context.Context, r InviteRequest) (Invite, error) {
 	return d.invites[0], d.note("invite %+v", r)
 }
@@ -162,7 +165,7 @@ func sample() *desk {
 			Users:      1, Sessions: 2, Queues: QueueSum{3, 4, 5, 6.5}, Disk: Disk{7, 8, true},
 			Notices: List[string]{"set aside: a file"}, Counters: map[string]float64{`refused{code="quota"}`: 1.5},
 		},
-		users:         []User{{"alice", "alice@server1", true, at, List[Device]{{0xfedcba9876543210, "phone", "12 34", at, at, true}}}},
+		users:         []User{{"alice", "alice@server1", true, at, List[Device]{{0xfedcba9876543210, "phone", "12 34", at, at, true, ""}}}},
 		invites:       []Invite{{"noipchat://server1@203.0.113.5:10001/?key=x", "tok", at, 3, "bob"}},
 		sessions:      []Session{{"s1", "alice@server1", 1<<64 - 1, "198.51.100.7:9", "tcp", at, 1, 2, 3, 4, 5}},
 		queues:        []Queue{{"alice@server1", 1, 2, 3.5, 1, true, true}},
@@ -192,6 +195,7 @@ func TestCalls(t *testing.T) {
 		{func() (any, error) { return nil, c.DisableUser(ctx, "alice", true) }, nil, "disable alice true"},
 		{func() (any, error) { return nil, c.DisableUser(ctx, "alice", false) }, nil, "disable alice false"},
 		{func() (any, error) { return nil, c.RemoveUser(ctx, "alice") }, nil, "remove alice"},
+		{func() (any, error) { return nil, c.RemoveDevice(ctx, "alice", 0xabc) }, nil, "remove alice 0000000000000abc"},
 		{func() (any, error) { return c.Invites(ctx) }, d.invites, "invites"},
 		{func() (any, error) { return c.Invite(ctx, InviteRequest{"bob", 60, 2}) }, d.invites[0], "invite {User:bob ValidSeconds:60 Uses:2}"},
 		{func() (any, error) { return nil, c.RevokeInvite(ctx, "tok") }, nil, "revoke tok"},

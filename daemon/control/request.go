@@ -52,6 +52,13 @@ func checkName(name string) error {
 	return nil
 }
 
+type userDevice struct {
+	userName
+	Device message.DeviceID `json:"device"`
+}
+
+func (r userDevice) subject() string { return r.Name + " " + r.Device.String() }
+
 type credentials struct {
 	userName
 	Password string `json:"password"`

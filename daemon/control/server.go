@@ -56,6 +56,9 @@ func NewHandler(d Daemon, log *slog.Logger) http.Handler {
 	change(h, "invite/revoke", func(ctx context.Context, r inviteID) (nothing, error) {
 		return nothing{}, d.RevokeInvite(ctx, r.ID)
 	})
+	change(h, "device/remove", func(ctx context.Context, r userDevice) (nothing, error) {
+		return nothing{}, d.RemoveDevice(ctx, r.Name, r.Device)
+	})
 	change(h, "session/close", func(ctx context.Context, r sessionID) (nothing, error) {
 		return nothing{}, d.CloseSession(ctx, r.ID)
 	})

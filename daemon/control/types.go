@@ -117,6 +117,7 @@ type Device struct {
 	Created     time.Time        `json:"created"`
 	Seen        time.Time        `json:"seen,omitzero"` // zero: never
 	Online      bool             `json:"online"`
+	Suspended   string           `json:"suspended,omitempty"` // why nothing is kept for it any more
 }
 
 // InviteRequest asks for an invitation.

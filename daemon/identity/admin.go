@@ -82,14 +82,67 @@ func (u *Users) Disable(name string, disabled bool) error {
 
 // RemoveDevice makes a user's device unknown.
 func (u *Users) RemoveDevice(name string, id message.DeviceID) error {
+	return u.alter(name, func(a *account) error { return a.remove(id) })
+}
+
+// RemoveOwnDevice is RemoveDevice by the user himself, who proves it with his
+// password: a device in the wrong hands must not be able to remove the others.
+// Wrong passwords are limited as those of ChangePassword.
+func (u *Users) RemoveOwnDevice(ctx context.Context, name, password string, id message.DeviceID) error {
+	known, _, err := u.authenticate(ctx, name, password, "", "change "+name)
+	if err != nil {
+		return err
+	}
 	return u.alter(name, func(a *account) error {
-		i := slices.IndexFunc(a.devices, func(d *device) bool { return d.ID == id })
-		if i < 0 {
-			return message.Refuse(message.CodeInvalid, "%s has no device %s", name, id)
+		if a.epoch != known.epoch || a.disabled {
+			return badLogin()
 		}
-		a.devices = slices.Delete(a.devices, i, i+1)
+		return a.remove(id)
+	})
+}
+
+func (a *account) remove(id message.DeviceID) error {
+	i := slices.IndexFunc(a.devices, func(d *device) bool { return d.ID == id })
+	if i < 0 {
+		return message.Refuse(message.CodeInvalid, "%s has no device %s", a.name, id)
+	}
+	a.devices = slices.Delete(a.devices, i, i+1)
+	return nil
+}
+
+// Suspend has nothing kept for a device any more, and tells whether it did so: the
+// last device of a user that isn't suspended stays as it is, because somebody must
+// get his messages.
+func (u *Users) Suspend(name string, id message.DeviceID, why string) (done bool, err error) {
+	err = u.alter(name, func(a *account) error {
+		var it *device
+		others := false
+		for _, d := range a.devices {
+			if d.ID == id {
+				it = d
+			} else {
+				others = others || d.Suspended == ""
+			}
+		}
+		if it == nil || it.Suspended != "" || !others {
+			return errUnchanged
+		}
+		a.suspend(it, message.Clean(why, message.MaxReason))
 		return nil
 	})
+	if errors.Is(err, errUnchanged) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// suspend replaces a device by one with this reason, "" for none.
+func (a *account) suspend(d *device, why string) *device {
+	changed := &device{Device: d.Device}
+	changed.Suspended = why
+	changed.seen.Store(d.seen.Load())
+	a.devices[slices.Index(a.devices, d)] = changed
+	return changed
 }
 
 // Remove removes a user, or the file of one that is too damaged to be read.

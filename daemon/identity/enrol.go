@@ -22,7 +22,7 @@ type Enrolment struct {
 }
 
 // Enrol checks the password and registers the device. A key that the user has
-// registered already is returned as it is. An unknown user, a wrong password and
+// registered already is returned as it is, and not suspended any more. An unknown user, a wrong password and
 // a disabled user get one answer at one cost, the computation of one hash; only
 // where a hash on disk is of another cost than today's, its user shows in the
 // time until he logs in. Failures are limited by address and by account, whether
@@ -50,6 +50,8 @@ func (u *Users) Enrol(ctx context.Context, e Enrolment) (Device, error) {
 		switch {
 		case d != nil && d.Key != e.Key:
 			return message.Refuse(message.CodeInvalid, "half of this device's key belongs to another device")
+		case d != nil && d.Suspended != "":
+			d = a.suspend(d, "")
 		case d != nil && rehashed == nil:
 			return errUnchanged
 		case d == nil && len(a.devices) >= u.o.MaxDevices:

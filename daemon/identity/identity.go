@@ -10,6 +10,7 @@
 //	key                the seed of this server's key, see LoadOrCreateKey
 //	users/alice.json   one user: password hash, devices
 //	invites.json       the invitations that are open
+//	counters.json      how far each device has counted, see Counters
 package identity
 
 import (
@@ -83,6 +84,9 @@ type Device struct {
 	Key     PublicKey
 	Label   string // what its user calls it
 	Created time.Time
+	// Suspended says why nothing is kept for the device any more, until it logs in with
+	// the password again; "": it is not suspended.
+	Suspended string
 	// Seen is its last login; zero: none yet. It is memory: on disk it is as old as
 	// the last other change of the user, because a login must not write.
 	Seen time.Time
@@ -212,7 +216,7 @@ func (u *Users) Name(s string) (string, error) {
 // Device returns the user's device that has this X25519 key, and notes that it
 // was seen. The caller knows that the other side holds the key. An unknown user,
 // an unknown device and a disabled user are the same *message.Refusal, at the
-// same cost: one look into a map.
+// same cost: one look into a map. A suspended device is told that it is.
 func (u *Users) Device(name string, x25519 []byte) (Device, error) {
 	if len(x25519) != 32 {
 		return Device{}, badLogin()
@@ -220,8 +224,11 @@ func (u *Users) Device(name string, x25519 []byte) (Device, error) {
 	u.mu.RLock()
 	d := u.logins[login{name, [32]byte(x25519)}]
 	u.mu.RUnlock()
-	if d == nil {
+	switch {
+	case d == nil:
 		return Device{}, badLogin()
+	case d.Suspended != "":
+		return Device{}, message.Refuse(message.CodeSuspended, "this device is suspended: %s", d.Suspended)
 	}
 	return u.saw(d), nil
 }

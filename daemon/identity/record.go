@@ -33,10 +33,11 @@ type record struct {
 }
 
 type deviceRecord struct {
-	Key     string    `json:"key"` // not PublicKey, whose UnmarshalText checks what was checked before it was written
-	Label   string    `json:"label"`
-	Created time.Time `json:"created"`
-	Seen    time.Time `json:"seen,omitzero"`
+	Key       string    `json:"key"` // not PublicKey, whose UnmarshalText checks what was checked before it was written
+	Label     string    `json:"label"`
+	Created   time.Time `json:"created"`
+	Seen      time.Time `json:"seen,omitzero"`
+	Suspended string    `json:"suspended,omitempty"`
 }
 
 func (a *account) format() ([]byte, error) {
@@ -44,7 +45,7 @@ func (a *account) format() ([]byte, error) {
 		Created: a.created, Devices: make([]deviceRecord, len(a.devices))}
 	for i, d := range a.devices {
 		c := d.copy()
-		r.Devices[i] = deviceRecord{Key: c.Key.String(), Label: c.Label, Created: c.Created, Seen: c.Seen}
+		r.Devices[i] = deviceRecord{Key: c.Key.String(), Label: c.Label, Created: c.Created, Seen: c.Seen, Suspended: c.Suspended}
 	}
 	return formatJSON(r)
 }
@@ -76,7 +77,7 @@ func parseAccount(name string, b []byte) (*account, error) {
 		if a.clash(key) != nil {
 			return nil, fmt.Errorf("device %d: is there twice", i+1)
 		}
-		d := &device{Device: Device{ID: key.DeviceID(), Key: key, Label: dr.Label, Created: dr.Created}}
+		d := &device{Device: Device{ID: key.DeviceID(), Key: key, Label: dr.Label, Created: dr.Created, Suspended: message.Clean(dr.Suspended, message.MaxReason)}}
 		if !dr.Seen.IsZero() {
 			d.seen.Store(dr.Seen.UnixMilli())
 		}

@@ -11,6 +11,7 @@ const (
 	MaxEnvelope = 60 << 10 // bytes
 	MaxTo       = 64       // receivers
 	MaxLifetime = 1<<32 - 1
+	MaxCounter  = 1<<63 - 1
 )
 
 // Kind says what an envelope's body is. Servers carry kinds that they do not
@@ -20,9 +21,10 @@ type Kind uint8
 // The kinds.
 const (
 	Text    Kind = 1 // body: UTF-8
-	File    Kind = 2 // body: a part of a file, or its manifest
+	File    Kind = 2 // body: a Manifest, a Part or a Withdrawal
 	Receipt Kind = 3 // body: a Report of Held, Delivered or Read
 	Bounce  Kind = 4 // body: a Report of Refused or Expired
+	Members Kind = 5 // body: a Roster
 )
 
 // String returns the kind's name, as in JSON of the control socket.
@@ -36,6 +38,8 @@ func (k Kind) String() string {
 		return "receipt"
 	case Bounce:
 		return "bounce"
+	case Members:
+		return "members"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -72,7 +76,7 @@ const Plain Sealing = 0 // servers can read it
 // what is relayed, stored and hashed.
 //
 // On the wire it is an array of 12: version (1), kind, priority, from, device,
-// counter, created, lifetime, to, sealing, body, and a map for what may be added.
+// counter, created, lifetime, to, sealing, body, and a map: 64 formerly, 65 list.
 type Envelope struct {
 	Kind     Kind
 	Priority Priority
@@ -85,10 +89,19 @@ type Envelope struct {
 	Sealing  Sealing
 	Body     []byte
 
+	Formerly uint64 // a counter by which the same may have been sent before; 0: none
+	List     ListID // the list that it is to; zero: none. To has then some of its members only
+
 	Raw []byte // the canonical bytes, after Parse
 }
 
 const envelopeFields = 12
+
+// The keys of an envelope's map.
+const (
+	keyFormerly = Critical + iota
+	keyList
+)
 
 // Append appends the canonical bytes of e to dst, or says what keeps e from
 // being an envelope. It sorts e.To, and ignores e.Raw.
@@ -114,11 +127,46 @@ func (e *Envelope) Append(dst []byte) ([]byte, error) {
 	}
 	dst = AppendUint(dst, uint64(e.Sealing))
 	dst = AppendBytes(dst, e.Body)
-	dst = AppendMap(dst, 0)
+	dst = e.appendMap(dst)
 	if err := new(Envelope).Parse(dst[start:]); err != nil {
 		return nil, err
 	}
 	return dst, nil
+}
+
+func (e *Envelope) appendMap(dst []byte) []byte {
+	n := 0
+	if e.Formerly != 0 {
+		n++
+	}
+	if e.List != (ListID{}) {
+		n++
+	}
+	dst = AppendMap(dst, n)
+	if e.Formerly != 0 {
+		dst = AppendUint(append(dst, keyFormerly), e.Formerly)
+	}
+	if e.List != (ListID{}) {
+		dst = AppendBytes(append(dst, keyList), e.List[:])
+	}
+	return dst
+}
+
+// field reads a value of an envelope's map.
+func (e *Envelope) field(r *Reader, key uint64) bool {
+	switch key {
+	case keyFormerly:
+		if e.Formerly = r.Uint(MaxCounter); e.Formerly == 0 && r.err == nil {
+			r.Fail("it was counter 0")
+		}
+	case keyList:
+		if b := r.Bytes(len(e.List)); r.err == nil && copy(e.List[:], b) < len(e.List) {
+			r.Fail("a list's id of %d bytes", len(b))
+		}
+	default:
+		return false
+	}
+	return true
 }
 
 // Parse makes e the envelope whose canonical bytes are raw, which it keeps and
@@ -138,7 +186,7 @@ func (e *Envelope) Parse(raw []byte) error {
 	e.Priority = Priority(r.Uint(Priorities - 1))
 	e.From = r.Address(false)
 	e.Device = DeviceID(r.Uint(1<<64 - 1))
-	e.Counter = r.Uint(1<<63 - 1)
+	e.Counter = r.Uint(MaxCounter)
 	e.Created = r.Uint(1<<48 - 1)
 	e.Lifetime = uint32(r.Uint(MaxLifetime))
 	n := r.Array(MaxTo)
@@ -155,7 +203,8 @@ func (e *Envelope) Parse(raw []byte) error {
 	}
 	e.Sealing = Sealing(r.Uint(127))
 	e.Body = r.Bytes(MaxEnvelope)
-	r.Fields(nil)
+	e.Formerly, e.List = 0, ListID{}
+	r.Fields(func(key uint64) bool { return e.field(&r, key) })
 	if r.err == nil {
 		e.check(&r)
 	}
@@ -173,6 +222,8 @@ func (e *Envelope) check(r *Reader) {
 		r.Fail("kind 0")
 	case e.Counter == 0:
 		r.Fail("counter 0")
+	case e.Formerly >= e.Counter:
+		r.Fail("it was counter %d, and is %d", e.Formerly, e.Counter)
 	case len(e.To) == 0:
 		r.Fail("no receiver")
 	case e.Priority < e.Kind.Least():

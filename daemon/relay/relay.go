@@ -9,6 +9,8 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"math/bits"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,8 +33,12 @@ type Relay struct {
 	counter atomic.Uint64
 	stats   Stats
 
-	mu    sync.RWMutex
-	boxes map[message.Address]*box // guarded by mu; a box is never changed
+	mu     sync.RWMutex             // guards what follows
+	boxes  map[message.Address]*box // a box is never changed
+	strays map[message.Address][]*spool.Queue
+
+	echo     echo
+	overfull func(user message.Address, device message.DeviceID, why string)
 
 	trailMu sync.Mutex
 	trail   [trailSize]Event // the last ones; guarded by trailMu
@@ -73,8 +79,11 @@ func (r *Relay) remember(e Event) {
 	r.steps++
 }
 
-// box is the queues of a user.
-type box struct{ queues []*spool.Queue }
+// box is the queues of a user, one for each device; or one that is no device's.
+type box struct {
+	queues  []*spool.Queue
+	devices []message.DeviceID
+}
 
 // Stats are counters since the start.
 type Stats struct {
@@ -90,10 +99,24 @@ type Stats struct {
 func New(home string, sp *spool.Spool) *Relay {
 	var b [8]byte
 	rand.Read(b[:])
-	return &Relay{
+	r := &Relay{
 		home: home, sp: sp, device: message.DeviceID(binary.BigEndian.Uint64(b[:])),
-		boxes: map[message.Address]*box{}, late: make(chan struct{}, 1),
+		boxes: map[message.Address]*box{}, strays: map[message.Address][]*spool.Queue{}, late: make(chan struct{}, 1),
+		overfull: func(message.Address, message.DeviceID, string) {},
 	}
+	r.echo.relay = r
+	for _, q := range sp.Queues() {
+		user := message.Address(Destination(q.Name()))
+		r.strays[user] = append(r.strays[user], q)
+	}
+	return r
+}
+
+// OnOverfull sets who is told of a device whose queue takes nothing more while
+// another one of its user does, or whose messages have waited as long as the spool
+// keeps them: it is to be suspended. f must not block. It is called before Accept.
+func (r *Relay) OnOverfull(f func(user message.Address, device message.DeviceID, why string)) {
+	r.overfull = f
 }
 
 // Stats returns the counters.
@@ -104,17 +127,24 @@ func QueueName(user message.Address, device message.DeviceID) string {
 	return string(user) + "/" + device.String()
 }
 
-// SetUser makes a user known, with all his devices.
-func (r *Relay) SetUser(user message.Address, devices []message.DeviceID) {
-	b := &box{}
-	for _, d := range devices {
+// SetUser makes a user known, with his devices: those that get what comes, and those
+// that are suspended.
+func (r *Relay) SetUser(user message.Address, active, suspended []message.DeviceID) {
+	b := &box{devices: active}
+	for _, d := range active {
 		b.queues = append(b.queues, r.sp.Queue(QueueName(user, d)))
 	}
-	if len(devices) == 0 {
+	if len(active) == 0 {
+		b.devices = []message.DeviceID{0}
 		b.queues = []*spool.Queue{r.sp.Queue(string(user) + "/" + NoDevice)}
+	}
+	theirs := slices.Clone(b.queues)
+	for _, d := range suspended {
+		theirs = append(theirs, r.sp.Queue(QueueName(user, d)))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.strayLocked(user, theirs)
 	r.boxes[user] = b
 }
 
@@ -123,7 +153,36 @@ func (r *Relay) SetUser(user message.Address, devices []message.DeviceID) {
 func (r *Relay) RemoveUser(user message.Address) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.strayLocked(user, nil)
 	delete(r.boxes, user)
+}
+
+// strayLocked makes those of a user's queues that are nobody's from now on strays.
+func (r *Relay) strayLocked(user message.Address, theirs []*spool.Queue) {
+	all := r.strays[user]
+	if b := r.boxes[user]; b != nil {
+		all = append(all, b.queues...)
+	}
+	all = slices.DeleteFunc(all, func(q *spool.Queue) bool { return slices.Contains(theirs, q) })
+	if len(all) == 0 {
+		delete(r.strays, user)
+		return
+	}
+	slices.SortFunc(all, func(a, b *spool.Queue) int { return strings.Compare(a.Name(), b.Name()) })
+	r.strays[user] = slices.Compact(all)
+}
+
+// Heir returns the device that takes over what waits for no device of a user's: the
+// one that he has had longest; and the queues that it takes over. They are those of
+// the time before he had one, and those of devices that were removed: he may have
+// messages there that came before his other devices did.
+func (r *Relay) Heir(user message.Address) (heir message.DeviceID, strays []*spool.Queue) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if b := r.boxes[user]; b != nil {
+		heir = b.devices[0]
+	}
+	return heir, slices.Clone(r.strays[user])
 }
 
 func (r *Relay) box(a message.Address) *box {
@@ -135,32 +194,50 @@ func (r *Relay) box(a message.Address) *box {
 // Accept decides for each receiver of e that is open: bit i of open is To[i],
 // and 0 means all. The owner is told once for each, with token+i, perhaps before
 // Accept returns. e may be used again then; its Raw must stay as it is.
+//
+// If e's author has other devices here, they get it too, and a receiver counts as
+// safe only when they are.
 func (r *Relay) Accept(t *spool.Turn, e *message.Envelope, open uint64, age uint32, owner spool.Owner, token uint64) {
 	put := spool.Put{Raw: e.Raw, Priority: e.Priority, Age: age, Life: e.Lifetime, Owner: owner}
+	others := r.others(e)
 	accepted := false
 	for i, to := range e.To {
 		if open != 0 && open&(1<<i) == 0 {
 			continue
 		}
-		put.Token = token + uint64(i)
+		put.Owner, put.Token = owner, token+uint64(i)
 		b, no := r.decide(to)
+		if no == nil {
+			accepted = true
+		}
+		if others != nil || no == nil && len(b.queues) > 1 {
+			branch := r.newBranch(e, to, b, owner, put.Token, others)
+			if no != nil {
+				branch.Settled(t, theirs, message.Refused, no)
+				continue
+			}
+			put.Owner = branch
+			for i, q := range b.queues {
+				put.Token = uint64(i)
+				q.Put(t, put)
+			}
+			continue
+		}
 		if no != nil {
 			owner.Settled(t, put.Token, message.Refused, no)
 			continue
 		}
-		accepted = true
-		if len(b.queues) == 1 {
-			b.queues[0].Put(t, put)
-			continue
-		}
-		put.Owner, put.Token = newBranch(owner, put.Token, len(b.queues)), 0
-		for _, q := range b.queues {
-			q.Put(t, put)
-		}
-		put.Owner = owner
+		b.queues[0].Put(t, put)
 	}
 	if accepted {
 		r.stats.Accepted.Add(1)
+	}
+	if others != nil {
+		put.Owner = others
+		for i, q := range others.box.queues {
+			put.Token = uint64(i)
+			q.Put(t, put)
+		}
 	}
 }
 
@@ -174,41 +251,6 @@ func (r *Relay) decide(to message.Address) (*box, *message.Refusal) {
 	return nil, message.Refuse(message.CodeNoUser, "%s has no user %s", r.home, to.User())
 }
 
-// branch waits until a receiver is safe in all his queues, and tells the owner
-// once: the best of what became of them.
-type branch struct {
-	owner spool.Owner
-	token uint64
-
-	mu    sync.Mutex
-	left  int
-	state message.State
-	no    *message.Refusal
-}
-
-func newBranch(owner spool.Owner, token uint64, queues int) *branch {
-	return &branch{owner: owner, token: token, left: queues}
-}
-
-// Settled implements spool.Owner.
-func (b *branch) Settled(t *spool.Turn, _ uint64, s message.State, no *message.Refusal) {
-	b.mu.Lock()
-	// Held counts more than a refusal by another queue: some device will have it.
-	if rank(s) > rank(b.state) {
-		b.state, b.no = s, no
-	}
-	b.left--
-	last := b.left == 0
-	b.mu.Unlock()
-	if last {
-		b.owner.Settled(t, b.token, b.state, b.no)
-	}
-}
-
-func rank(s message.State) int {
-	return [...]int{message.Refused: 1, message.Expired: 2, message.Held: 3, message.Delivered: 4, message.Read: 4}[s]
-}
-
 // Told counts what an owner was told of one receiver.
 func (r *Relay) Told(s message.State, no *message.Refusal) {
 	switch s {
@@ -220,129 +262,6 @@ func (r *Relay) Told(s message.State, no *message.Refusal) {
 		if no != nil {
 			r.stats.Refused[no.Code&63].Add(1)
 		}
-	}
-}
-
-// Ledger gathers what the acks of one turn owe to senders, so that many acks make
-// one receipt. It belongs to one goroutine. The zero value is empty.
-type Ledger struct {
-	accounts []*account
-}
-
-// account is one receipt or bounce: one sender's device, one receiver, one state.
-type account struct {
-	relay  *Relay
-	to     message.Address
-	report message.Report
-	q      *spool.Queue
-	done   []*spool.Entry
-}
-
-// Delivered notes that a device has acked an entry whose sender had been told Held.
-func (r *Relay) Delivered(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry) {
-	r.stats.Delivered.Add(1)
-	r.owe(t, l, q, e, message.Report{State: message.Delivered})
-}
-
-// Bounce notes that an entry was given up: expired, or removed by an admin.
-func (r *Relay) Bounce(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, s message.State, no *message.Refusal) {
-	r.stats.Refused[no.Code&63].Add(1)
-	r.owe(t, l, q, e, message.Report{State: s, Code: no.Code, Reason: no.Reason})
-}
-
-func (r *Relay) owe(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, report message.Report) {
-	var env message.Envelope
-	if err := env.Parse(q.Raw(e)); err != nil || env.Kind == message.Receipt || env.Kind == message.Bounce || env.From.User() == "" {
-		q.Forget(e) // no receipt for a receipt, and nobody to tell
-		return
-	}
-	receiver := message.Address(Destination(q.Name()))
-	r.remember(Event{time.Now(), e.ID(), receiver, report.State, report.Reason})
-	for _, a := range l.accounts {
-		if a.to == env.From && a.q == q && a.report.State == report.State && a.report.Code == report.Code &&
-			a.report.Device == env.Device && len(a.report.Counters) < message.MaxRanges {
-			a.report.Counters.Add(env.Counter)
-			a.done = append(a.done, e)
-			return
-		}
-	}
-	report.Receiver, report.Device = receiver, env.Device
-	report.Counters.Add(env.Counter)
-	l.accounts = append(l.accounts, &account{relay: r, to: env.From, report: report, q: q, done: []*spool.Entry{e}})
-	if len(l.accounts) > 512 {
-		r.Close(t, l)
-	}
-}
-
-// Close sends what the ledger has. When a receipt is safe, the entries that it is
-// for are forgotten; a crash before brings them again, and the device drops them.
-func (r *Relay) Close(t *spool.Turn, l *Ledger) {
-	for i, a := range l.accounts {
-		r.send(t, a)
-		l.accounts[i] = nil
-	}
-	l.accounts = l.accounts[:0]
-}
-
-func (r *Relay) send(t *spool.Turn, a *account) {
-	e := message.Envelope{
-		Kind: message.Receipt, Priority: message.Urgent, From: message.Address(r.home), Device: r.device,
-		Counter: r.counter.Add(1), Created: uint64(time.Now().UnixMilli()), To: []message.Address{a.to}, Body: a.report.Append(nil),
-	}
-	count := &r.stats.Receipts
-	if a.report.State == message.Refused || a.report.State == message.Expired {
-		e.Kind, count = message.Bounce, &r.stats.Bounces
-	}
-	raw, err := e.Append(nil)
-	b, no := r.decide(a.to)
-	if err != nil || no != nil {
-		a.Settled(t, 0, message.Refused, no)
-		return
-	}
-	count.Add(1)
-	owner := spool.Owner(a)
-	if len(b.queues) > 1 {
-		owner = newBranch(a, 0, len(b.queues))
-	}
-	for _, q := range b.queues {
-		q.Put(t, spool.Put{Raw: raw, Priority: e.Priority, Owner: owner})
-	}
-}
-
-// Settled implements spool.Owner: the receipt is safe, or can't be sent, or can't be
-// sent now, because the disk is full, say: then the entries stay on it.
-func (a *account) Settled(_ *spool.Turn, _ uint64, _ message.State, no *message.Refusal) {
-	if no != nil && !no.Permanent {
-		a.relay.postpone(a)
-		return
-	}
-	for _, e := range a.done {
-		a.q.Forget(e)
-	}
-}
-
-func (r *Relay) postpone(a *account) {
-	r.lateMu.Lock()
-	r.postponed = append(r.postponed, a)
-	r.lateMu.Unlock()
-	select {
-	case r.late <- struct{}{}:
-	default:
-	}
-}
-
-// Late has a value when there are receipts and bounces for Retry.
-func (r *Relay) Late() <-chan struct{} { return r.late }
-
-// Retry sends the receipts and bounces that could not be sent when they were
-// written. Those that can't be sent now either are late again.
-func (r *Relay) Retry(t *spool.Turn) {
-	r.lateMu.Lock()
-	all := r.postponed
-	r.postponed = nil
-	r.lateMu.Unlock()
-	for _, a := range all {
-		r.send(t, a)
 	}
 }
 

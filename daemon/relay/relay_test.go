@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -137,8 +138,8 @@ func (o *office) take(user message.Address, id message.DeviceID, l *relay.Ledger
 // TestDecisions: each receiver has a fate of his own, and only those that are open.
 func TestDecisions(t *testing.T) {
 	o := open(t, t.TempDir())
-	o.SetUser("bob@server1", []message.DeviceID{1})
-	o.SetUser("carol@server1", nil)
+	o.SetUser("bob@server1", []message.DeviceID{1}, nil)
+	o.SetUser("carol@server1", nil, nil)
 	// Receivers are sorted: bob, carol, dave, eve.
 	o.accept(1, 0, "bob@server1", "carol@server1", "dave@server1", "eve@server2")
 	for token, want := range map[uint64]string{100: "held", 101: "held", 102: "refused no-such-user", 103: "refused no-route"} {
@@ -168,7 +169,7 @@ func TestDecisions(t *testing.T) {
 // sender is told once.
 func TestBranches(t *testing.T) {
 	o := open(t, t.TempDir())
-	o.SetUser("bob@server1", []message.DeviceID{1, 2})
+	o.SetUser("bob@server1", []message.DeviceID{1, 2}, nil)
 	o.accept(1, 0, "bob@server1")
 	if have := o.hears(100); have != "held" {
 		t.Error(have)
@@ -181,12 +182,129 @@ func TestBranches(t *testing.T) {
 	}
 }
 
+// report is what a receipt or bounce says.
+func (o *office) report(e message.Envelope) message.Report {
+	o.t.Helper()
+	var p message.Report
+	if err := p.Parse(e.Body); err != nil {
+		o.t.Fatal(err)
+	}
+	return p
+}
+
+// TestCopies: what a device writes goes to the author's other devices, which are told
+// the fate of each receiver; a copy makes no receipt.
+func TestCopies(t *testing.T) {
+	o := open(t, t.TempDir())
+	o.SetUser("alice@server1", []message.DeviceID{7, 8}, nil)
+	o.SetUser("bob@server1", []message.DeviceID{1}, nil)
+	o.accept(1, 0, "bob@server1", "nobody@server1")
+	o.accept(2, 0, "bob@server1", "nobody@server1")
+	for token, want := range map[uint64]string{100: "held", 101: "refused no-such-user", 200: "held", 201: "refused no-such-user"} {
+		if have := o.hears(token); have != want {
+			t.Errorf("%d is told %s, not %s", token, have, want)
+		}
+	}
+	var l relay.Ledger
+	got := o.take("alice@server1", 8, &l)
+	if len(got) != 3 || got[0].Kind != message.Bounce || got[1].Kind != message.Text || got[2].Counter != 2 {
+		t.Fatalf("the other device gets %v", got)
+	}
+	if p := o.report(got[0]); p.State != message.Refused || p.Receiver != "nobody@server1" || p.Device != 7 || p.Code != message.CodeNoUser || p.Counters.Count() != 2 {
+		t.Errorf("it is told %+v", p)
+	}
+	if got := o.take("alice@server1", 7, &l); len(got) != 0 {
+		t.Errorf("the device that wrote it gets %v", got)
+	}
+	o.take("bob@server1", 1, &l)
+	for device := range message.DeviceID(2) {
+		if got := o.take("alice@server1", 7+device, &l); len(got) != 1 || got[0].Kind != message.Receipt {
+			t.Errorf("device %d is told %v", 7+device, got)
+		}
+	}
+	if entries, _ := o.sp.Waiting(); entries != 0 {
+		t.Errorf("%d wait", entries)
+	}
+	// To himself: each device gets it once.
+	o.accept(3, 0, "alice@server1")
+	o.hears(300)
+	if got := o.take("alice@server1", 8, &l); len(got) != 1 {
+		t.Errorf("a note to himself is there %d times", len(got))
+	}
+}
+
+// TestStrays: what waits for a device that was removed is his whom Heir names.
+func TestStrays(t *testing.T) {
+	dir := t.TempDir()
+	o := open(t, dir)
+	o.SetUser("bob@server1", nil, nil)
+	o.accept(1, 0, "bob@server1")
+	o.hears(100)
+	names := func(heir message.DeviceID, strays []*spool.Queue) string {
+		s := heir.String()[12:]
+		for _, q := range strays {
+			s += " " + strings.TrimPrefix(q.Name(), "bob@server1/")
+		}
+		return s
+	}
+	for _, c := range []struct {
+		active, suspended []message.DeviceID
+		want              string
+	}{
+		{[]message.DeviceID{1}, nil, "0001 no-device"},
+		{[]message.DeviceID{1, 2}, nil, "0001 no-device"},
+		{[]message.DeviceID{2}, []message.DeviceID{1}, "0002 no-device"},
+		{[]message.DeviceID{2}, nil, "0002 no-device"},
+		{[]message.DeviceID{2, 3}, nil, "0002 no-device"},
+		{[]message.DeviceID{3}, nil, "0003 0000000000000002 no-device"},
+		{nil, nil, "0000 0000000000000002 0000000000000003"},
+	} {
+		o.SetUser("bob@server1", c.active, c.suspended)
+		if have := names(o.Heir("bob@server1")); have != c.want {
+			t.Errorf("with %v and %v: %s, not %s", c.active, c.suspended, have, c.want)
+		}
+	}
+}
+
+// TestOverfull: a queue that takes nothing more is told of only if the receiver has
+// another one; and if one takes nothing for now, the sender keeps it.
+func TestOverfull(t *testing.T) {
+	o := open(t, t.TempDir())
+	var full []string
+	o.OnOverfull(func(user message.Address, device message.DeviceID, why string) {
+		full = append(full, fmt.Sprint(user, " ", uint64(device)))
+	})
+	o.sp.SetLimits(spool.Limits{Quota: 100, Total: 1 << 20, Hand: 1 << 20, MaxAge: time.Hour})
+	o.SetUser("bob@server1", []message.DeviceID{1}, nil)
+	o.accept(1, 0, "bob@server1")
+	o.hears(100)
+	o.SetUser("bob@server1", []message.DeviceID{1, 2}, nil)
+	o.accept(2, 0, "bob@server1")
+	o.hears(200)
+	o.SetUser("bob@server1", []message.DeviceID{1, 2, 3}, nil)
+	o.accept(3, 0, "bob@server1")
+	if have := o.hears(300); have != "held" || fmt.Sprint(full) != "[bob@server1 1]" {
+		t.Errorf("%s, and overfull is %v", have, full)
+	}
+	o.SetUser("bob@server1", []message.DeviceID{1}, nil)
+	o.accept(4, 0, "bob@server1")
+	if have := o.hears(400); have != "refused quota" || len(full) != 1 {
+		t.Errorf("%s, and overfull is %v", have, full)
+	}
+	o.sp.SetLimits(spool.Limits{Quota: 1000, Total: 1, Hand: 1 << 20, MaxAge: time.Hour})
+	o.SetUser("bob@server1", []message.DeviceID{1, 2}, nil)
+	o.accept(5, 0, "bob@server1")
+	if have := o.hears(500); have != "refused disk-full" {
+		t.Error(have)
+	}
+}
+
 // TestReceipts: many acks at once make one receipt, for the sender, about him alone.
 func TestReceipts(t *testing.T) {
 	dir := t.TempDir()
 	o := open(t, dir)
-	o.SetUser("alice@server1", []message.DeviceID{7})
-	o.SetUser("bob@server1", []message.DeviceID{1})
+	o.SetUser("alice@server1", []message.DeviceID{7}, nil)
+	o.SetUser("bob@server1", []message.DeviceID{1}, nil)
 	for n := uint64(1); n <= 50; n++ {
 		o.accept(n, 0, "bob@server1")
 	}
@@ -230,8 +348,8 @@ func TestReceipts(t *testing.T) {
 // is about stays on disk until then.
 func TestLateReceipts(t *testing.T) {
 	o := open(t, t.TempDir())
-	o.SetUser("alice@server1", []message.DeviceID{7})
-	o.SetUser("bob@server1", []message.DeviceID{1})
+	o.SetUser("alice@server1", []message.DeviceID{7}, nil)
+	o.SetUser("bob@server1", []message.DeviceID{1}, nil)
 	o.accept(1, 0, "bob@server1")
 	o.hears(100)
 	limits := spool.Limits{Quota: 1 << 20, Total: 1, Hand: 1 << 20, MaxAge: time.Hour}
@@ -266,8 +384,8 @@ func TestLateReceipts(t *testing.T) {
 // receipts and bounces themselves.
 func TestBounces(t *testing.T) {
 	o := open(t, t.TempDir())
-	o.SetUser("alice@server1", []message.DeviceID{7})
-	o.SetUser("bob@server1", []message.DeviceID{1})
+	o.SetUser("alice@server1", []message.DeviceID{7}, nil)
+	o.SetUser("bob@server1", []message.DeviceID{1}, nil)
 	o.accept(1, 0, "bob@server1")
 	o.hears(100)
 	receipt := message.Report{State: message.Read, Receiver: "alice@server1", Device: 1, Counters: message.Ranges{{First: 1, Last: 1}}}

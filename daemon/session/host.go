@@ -54,13 +54,14 @@ func (o *Options) setDefaults() {
 // Host takes in devices and keeps their sessions.
 type Host struct {
 	// fixed
-	home  string
-	key   identity.Key
-	users *identity.Users
-	relay *relay.Relay
-	sp    *spool.Spool
-	o     Options
-	start time.Time
+	home     string
+	key      identity.Key
+	users    *identity.Users
+	counters *identity.Counters
+	relay    *relay.Relay
+	sp       *spool.Spool
+	o        Options
+	start    time.Time
 
 	public atomic.Pointer[[]string]
 	stats  Stats
@@ -72,6 +73,7 @@ type Host struct {
 	pending  map[transport.Conn]arrival
 	bySource map[string]int
 	sessions map[deviceKey]*session
+	idle     map[deviceKey]bool // being suspended
 
 	pendingMax, sessionsMax int
 }
@@ -98,14 +100,15 @@ type Stats struct {
 }
 
 // New makes a host. Nothing runs until Serve.
-func New(home string, key identity.Key, users *identity.Users, r *relay.Relay, sp *spool.Spool, o Options) *Host {
+func New(home string, key identity.Key, users *identity.Users, counters *identity.Counters, r *relay.Relay, sp *spool.Spool, o Options) *Host {
 	o.setDefaults()
 	h := &Host{
-		home: home, key: key, users: users, relay: r, sp: sp, o: o, start: time.Now(),
-		pending: map[transport.Conn]arrival{}, bySource: map[string]int{}, sessions: map[deviceKey]*session{},
+		home: home, key: key, users: users, counters: counters, relay: r, sp: sp, o: o, start: time.Now(),
+		pending: map[transport.Conn]arrival{}, bySource: map[string]int{}, sessions: map[deviceKey]*session{}, idle: map[deviceKey]bool{},
 		pendingMax: o.Pending, sessionsMax: o.Sessions,
 	}
 	h.public.Store(new([]string))
+	r.OnOverfull(h.suspend)
 	return h
 }
 
@@ -282,12 +285,10 @@ func (h *Host) begin(c *wire.Conn, hello wire.ClientHello, device identity.Devic
 	h.refresh(hello.User)
 	s := &session{
 		host: h, id: h.lastID.Add(1), conn: c, user: user, device: device.ID, agent: hello.Agent, since: time.Now(),
-		window: hello.Window, queues: []*spool.Queue{h.sp.Queue(relay.QueueName(user, device.ID))},
+		window: hello.Window, queues: []*spool.Queue{h.sp.Queue(relay.QueueName(user, device.ID))}, count: h.counters.Device(device.ID),
 	}
-	if account, ok := h.users.Show(hello.User); ok && len(account.Devices) > 0 && account.Devices[0].ID == device.ID {
-		if q := h.sp.Find(string(user) + "/" + relay.NoDevice); q != nil {
-			s.queues = append([]*spool.Queue{q}, s.queues...)
-		}
+	if heir, strays := h.relay.Heir(user); heir == device.ID {
+		s.queues = append(strays, s.queues...)
 	}
 	s.in.first, s.in.next, s.out.first, s.out.next = 1, 1, 1, 1
 	s.eachFn = s.each
@@ -296,7 +297,8 @@ func (h *Host) begin(c *wire.Conn, hello wire.ClientHello, device identity.Devic
 	for _, q := range s.queues {
 		waiting += uint64(q.Info().Messages)
 	}
-	s.control = wire.AppendWelcome(nil, wire.Welcome{Device: device.ID, Waiting: waiting})
+	counter, sure := s.count.Mark()
+	s.control = wire.AppendWelcome(nil, wire.Welcome{Device: device.ID, Waiting: waiting, Counter: counter, Unsure: !sure})
 
 	key := deviceKey{user, device.ID}
 	h.mu.Lock()
@@ -341,6 +343,30 @@ func (h *Host) attach(s *session, key deviceKey) {
 	}
 }
 
+// inherit has the session of a user's heir, if there is one, take over what waits
+// for no device any more.
+func (h *Host) inherit(user message.Address) {
+	heir, strays := h.relay.Heir(user)
+	key := deviceKey{user, heir}
+	h.mu.Lock()
+	s := h.sessions[key]
+	h.mu.Unlock()
+	if s == nil || len(strays) == 0 {
+		return
+	}
+	s.mu.Lock()
+	for _, q := range strays {
+		if !slices.Contains(s.queues, q) {
+			s.queues = append(s.queues, q)
+		}
+	}
+	s.mu.Unlock()
+	h.attach(s, key)
+	var turn spool.Turn
+	turn.Wake(s)
+	turn.Run()
+}
+
 // converse is a session's goroutine.
 func (h *Host) converse(s *session, key deviceKey, source string) {
 	defer h.wg.Done()
@@ -348,7 +374,9 @@ func (h *Host) converse(s *session, key deviceKey, source string) {
 	s.turn.Run()
 	err := s.run()
 	why := message.Defer(message.CodeIdle, 0, "the connection has ended")
-	if errors.Is(err, wire.ErrProtocol) || errors.Is(err, message.ErrMalformed) {
+	if errors.Is(err, errRemovedItself) {
+		why = message.Refuse(message.CodeRemoved, "this device is no more")
+	} else if errors.Is(err, wire.ErrProtocol) || errors.Is(err, message.ErrMalformed) {
 		h.stats.Protocol.Add(1)
 		why = message.Refuse(message.CodeProtocol, "%s", wire.Clean(err.Error(), message.MaxReason))
 		h.o.Log.Warn("a device broke the protocol", "session", s.id, "user", string(s.user), "device", s.device.String(), "source", source, "reason", err)
@@ -359,6 +387,7 @@ func (h *Host) converse(s *session, key deviceKey, source string) {
 		delete(h.sessions, key)
 	}
 	h.mu.Unlock()
+	h.inherit(s.user) // its queue, if the device was removed
 	h.o.Log.Debug("a session ends", "session", s.id, "user", string(s.user), "reason", reason(err), "because", s.ended.Error())
 }
 
@@ -369,11 +398,15 @@ func (h *Host) refresh(name string) {
 		h.relay.RemoveUser(message.Join(name, h.home))
 		return
 	}
-	ids := make([]message.DeviceID, len(account.Devices))
-	for i, d := range account.Devices {
-		ids[i] = d.ID
+	var active, suspended []message.DeviceID
+	for _, d := range account.Devices {
+		if d.Suspended == "" {
+			active = append(active, d.ID)
+		} else {
+			suspended = append(suspended, d.ID)
+		}
 	}
-	h.relay.SetUser(message.Join(name, h.home), ids)
+	h.relay.SetUser(message.Join(name, h.home), active, suspended)
 }
 
 // Refresh is to be called after a user was made, changed or removed: sessions of
@@ -383,33 +416,21 @@ func (h *Host) Refresh(name string) {
 	user := message.Join(name, h.home)
 	all := h.snapshot()
 	h.endUnknown(name, slices.DeleteFunc(all, func(s *session) bool { return s.user != user })...)
+	h.inherit(user)
 }
 
 // endUnknown ends those sessions of a user whose device is no more.
 func (h *Host) endUnknown(name string, sessions ...*session) {
 	account, ok := h.users.Show(name)
 	for _, s := range sessions {
-		known := slices.ContainsFunc(account.Devices, func(d identity.Device) bool { return d.ID == s.device })
-		if !ok || account.Disabled || !known {
-			s.end(message.Refuse(message.CodeBadLogin, "the account or this device is no more"))
+		i := slices.IndexFunc(account.Devices, func(d identity.Device) bool { return d.ID == s.device })
+		switch {
+		case !ok || account.Disabled || i < 0:
+			s.end(message.Refuse(message.CodeRemoved, "the account or this device is no more"))
+		case account.Devices[i].Suspended != "":
+			s.end(message.Refuse(message.CodeSuspended, "this device is suspended: %s", account.Devices[i].Suspended))
 		}
 	}
-}
-
-func (h *Host) password(s *session, old, fresh string) *message.Refusal {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	err := h.users.ChangePassword(ctx, s.user.User(), old, fresh)
-	var no *message.Refusal
-	switch {
-	case err == nil:
-		h.o.Log.Info("a password was changed", "user", string(s.user), "device", s.device.String())
-		return nil
-	case errors.As(err, &no):
-		return no
-	}
-	h.o.Log.Error("changing a password", "user", string(s.user), "error", err)
-	return message.Defer(message.CodeLater, time.Minute, "the server could not do it; its log says why")
 }
 
 func (h *Host) snapshot() []*session {

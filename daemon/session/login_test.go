@@ -300,12 +300,12 @@ func TestShutOut(t *testing.T) {
 		alice, bob, carol := p[0].come(), p[1].come(), p[2].come()
 		check(t, s.users.Disable("bob", true))
 		s.host.Refresh("bob")
-		if err := ended(bob); refusal(err) == nil || refusal(err).Code != message.CodeBadLogin {
+		if err := ended(bob); refusal(err) == nil || refusal(err).Code != message.CodeRemoved {
 			t.Errorf("bob's session ends with %v", err)
 		}
 		check(t, s.users.Remove("carol"))
 		s.host.Refresh("carol")
-		if err := ended(carol); refusal(err) == nil || refusal(err).Code != message.CodeBadLogin {
+		if err := ended(carol); refusal(err) == nil || refusal(err).Code != message.CodeRemoved {
 			t.Errorf("carol's session ends with %v", err)
 		}
 		m := alice.send("still there?", bob, carol)

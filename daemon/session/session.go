@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
 	"github.com/noipchat/noipchat/daemon/relay"
 	"github.com/noipchat/noipchat/daemon/spool"
@@ -30,7 +31,7 @@ type session struct {
 	agent  string
 	since  time.Time
 	window wire.Window // what the device takes
-	queues []*spool.Queue
+	count  *identity.Counter
 
 	ending sync.Once // whoever calls end waits until it is done: another pump may attach then
 
@@ -46,6 +47,7 @@ type session struct {
 	eachFn   func(plain []byte) error
 
 	mu         sync.Mutex // guards what follows; queues' locks come after it
+	queues     []*spool.Queue
 	in         incoming
 	exceptions []wire.Exception
 	owesAck    bool
@@ -176,7 +178,11 @@ func (s *session) submit(body []byte) error {
 	in.next++
 	s.total.Submitted++
 	s.mu.Unlock()
-	if no := s.mayNot(e); no != nil {
+	no := s.mayNot(e)
+	if no == nil {
+		no = s.counted(e.Counter)
+	}
+	if no != nil {
 		for i := range e.To {
 			if transit.Open == 0 || transit.Open&(1<<i) != 0 {
 				s.Settled(&s.turn, n<<6|uint64(i), message.Refused, no)
@@ -201,6 +207,15 @@ func (s *session) mayNot(e *message.Envelope) *message.Refusal {
 		if err := report.Parse(e.Body); err != nil || report.State != message.Read || report.Receiver != s.user {
 			return message.Refuse(message.CodeNotAllowed, "a device's receipt says what its own user has read")
 		}
+	}
+	return nil
+}
+
+// counted notes that the device has used a counter, before anybody else gets it.
+func (s *session) counted(counter uint64) *message.Refusal {
+	if err := s.count.Take(counter); err != nil {
+		s.host.o.Log.Error("taking a message", "user", string(s.user), "error", err)
+		return message.Defer(message.CodeFull, time.Minute, "the server's disk takes nothing more")
 	}
 	return nil
 }
@@ -364,6 +379,7 @@ func (s *session) next(room int) (*spool.Queue, *spool.Entry, []byte, uint32) {
 	return nil, nil, nil, 0
 }
 
+// waits tells whether there is more, with mu held.
 func (s *session) waits() bool {
 	for _, q := range s.queues {
 		if q.Waits() {
@@ -432,10 +448,23 @@ func (s *session) request(body []byte) error {
 		s.host.relay.Close(&s.turn, &s.ledger)
 		s.turn.Run() // others must not wait for a hash
 		reply.No = s.host.password(s, q.Args[0], q.Args[1])
+	case q.Op == wire.OpDevices && len(q.Args) == 0:
+		reply.Results = s.host.devices(s.user)
+	case q.Op == wire.OpRemoveDevice && len(q.Args) == 2:
+		s.host.relay.Close(&s.turn, &s.ledger)
+		s.turn.Run()
+		reply.No = s.host.removeDevice(s, q.Args[0], q.Args[1])
 	default:
 		reply.No = message.Refuse(message.CodeInvalid, "this server doesn't know operation %d with %d arguments", q.Op, len(q.Args))
 	}
-	return s.say(func(b []byte) []byte { return wire.AppendReply(b, reply) })
+	if err := s.say(func(b []byte) []byte { return wire.AppendReply(b, reply) }); err != nil {
+		return err
+	}
+	if q.Op == wire.OpRemoveDevice && reply.No == nil && q.Args[1] == s.device.String() {
+		s.turn.Run()
+		return errRemovedItself
+	}
+	return nil
 }
 
 // end closes the session, once: the device is told why as far as that goes, and
@@ -453,8 +482,11 @@ func (s *session) end(why *message.Refusal) {
 }
 
 func (s *session) detach() {
+	s.mu.Lock()
+	queues := s.queues
+	s.mu.Unlock()
 	var turn spool.Turn
-	for _, q := range s.queues {
+	for _, q := range queues {
 		q.Detach(&turn, s)
 	}
 	turn.Run()

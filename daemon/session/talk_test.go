@@ -147,7 +147,7 @@ func TestExpiry(t *testing.T) {
 		time.Sleep(9 * time.Minute) // of grace there are ten
 		alice.learns(m, bob.address(), message.Held)
 		time.Sleep(2 * time.Minute)
-		if r := alice.learns(m, bob.address(), message.Expired); r.Code != message.CodeExpired || r.Reason != "its lifetime was over" {
+		if r := alice.learns(m, bob.address(), message.Expired); r.Code != message.CodeExpired || r.Reason != "server1 kept it until its lifetime was over" {
 			t.Errorf("%v %q", r.Code, r.Reason)
 		}
 		bob.s = s

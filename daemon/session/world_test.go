@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -83,18 +84,19 @@ type options struct {
 
 // server is a whole server but for its configuration and control socket.
 type server struct {
-	t       testing.TB
-	net     network
-	dir     string
-	address string
-	key     identity.Key
-	hasher  *identity.Hasher
-	users   *identity.Users
-	spool   *spool.Spool
-	relay   *relay.Relay
-	host    *session.Host
-	log     *journal
-	stop    func() // orderly, once
+	t        testing.TB
+	net      network
+	dir      string
+	address  string
+	key      identity.Key
+	hasher   *identity.Hasher
+	users    *identity.Users
+	counters *identity.Counters
+	spool    *spool.Spool
+	relay    *relay.Relay
+	host     *session.Host
+	log      *journal
+	stop     func() // orderly, once
 }
 
 // open starts a server on the state in dir.
@@ -119,10 +121,11 @@ func open(t testing.TB, net network, dir string, o options) *server {
 		o.spool.JournalFile, o.spool.JournalFiles = 1<<18, 4
 	}
 	o.spool.Log = log
+	kept := cmp.Or(o.spool.MaxAge, 30*24*time.Hour)
 	o.spool.Expired = func(t *spool.Turn, q *spool.Queue, e *spool.Entry) {
 		var l relay.Ledger
 		r := expiring.Load()
-		r.Bounce(t, &l, q, e, message.Expired, message.Refuse(message.CodeExpired, "its lifetime was over"))
+		r.Expired(t, &l, q, e, e.Life() >= kept)
 		r.Close(t, &l)
 	}
 	s.spool, err = spool.Open(filepath.Join(dir, "spool"), o.spool)
@@ -130,7 +133,9 @@ func open(t testing.TB, net network, dir string, o options) *server {
 	s.relay = relay.New(home, s.spool)
 	expiring.Store(s.relay)
 	o.session.Log = log
-	s.host = session.New(home, s.key, s.users, s.relay, s.spool, o.session)
+	s.counters, err = identity.OpenCounters(dir)
+	check(t, err)
+	s.host = session.New(home, s.key, s.users, s.counters, s.relay, s.spool, o.session)
 	for _, u := range s.users.List() {
 		s.host.Refresh(u.Name)
 	}
@@ -151,7 +156,7 @@ func open(t testing.TB, net network, dir string, o options) *server {
 		}
 		s.host.Close(message.Defer(message.CodeStopping, time.Second, "the server is going down"))
 		endSpool()
-		if err := below.Wait(); err != nil {
+		if err := errors.Join(below.Wait(), s.counters.Close()); err != nil {
 			t.Error(err)
 		}
 	})

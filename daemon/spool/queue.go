@@ -48,6 +48,9 @@ const (
 // ID returns the envelope's id, zero unless it is on disk.
 func (e *Entry) ID() message.ID { return e.id }
 
+// Life is the age at which it expires.
+func (e *Entry) Life() time.Duration { return time.Duration(e.life) * time.Second }
+
 // Queue is what waits for one destination. Order is kept within a priority.
 type Queue struct {
 	sp   *Spool
@@ -111,7 +114,7 @@ func (q *Queue) Put(t *Turn, p Put) {
 		owner: p.Owner, token: p.Token, raw: p.Raw, since: now,
 	}
 	q.mu.Lock()
-	if no := q.refuseLocked(int64(size)); no != nil {
+	if no := q.refuseLocked(int64(size), p.Priority); no != nil {
 		q.mu.Unlock()
 		sp.dropHand(size)
 		p.Owner.Settled(t, p.Token, message.Refused, no)
@@ -147,10 +150,14 @@ func (q *Queue) Put(t *Turn, p Put) {
 	}
 }
 
-// refuseLocked says why size more bytes are not taken.
-func (q *Queue) refuseLocked(size int64) *message.Refusal {
+// refuseLocked says why size more bytes are not taken. What is bulk leaves a quarter
+// to the rest, and comes again: it is a part of something whose other parts are here.
+func (q *Queue) refuseLocked(size int64, p message.Priority) *message.Refusal {
+	quota := q.sp.limits.quota.Load()
 	switch {
-	case q.bytes+size > q.sp.limits.quota.Load():
+	case p == message.Bulk && q.bytes+size > quota-quota/4:
+		return message.Defer(message.CodeQuota, 10*time.Second, "%d messages wait for this receiver already", q.count)
+	case q.bytes+size > quota:
 		return message.Refuse(message.CodeQuota, "%d messages wait for this receiver already", q.count)
 	case q.sp.bytes.Load()+size > q.sp.limits.total.Load():
 		return message.Defer(message.CodeFull, time.Minute, "the server's spool is full")

@@ -88,31 +88,42 @@ func AppendPing(b []byte) []byte { return appendHead(b, PingFrame, 0) }
 // AppendPong appends the answer to a ping.
 func AppendPong(b []byte) []byte { return appendHead(b, PongFrame, 0) }
 
-// Welcome answers a login: yes, with the device and what waits for it, or no.
+// Welcome answers a login: yes, with the device, what waits for it and how far it
+// has counted, or no.
 type Welcome struct {
 	Device  message.DeviceID
 	Waiting uint64 // envelopes, about
+	Counter uint64 // the highest that the device has used
+	Unsure  bool   // the home doesn't know exactly: it is at most Counter
 	No      *message.Refusal
 }
 
-// AppendWelcome appends a welcome's frame: an array of 2, or a refusal's 4.
+// AppendWelcome appends a welcome's frame: an array of 5, or a refusal's 4.
 func AppendWelcome(b []byte, w Welcome) []byte {
 	b, at := begin(b, WelcomeFrame)
 	if w.No != nil {
 		return finish(appendRefusal(message.AppendArray(b, 4), w.No), at)
 	}
-	b = message.AppendArray(b, 2)
+	b = message.AppendArray(b, 5)
 	b = message.AppendUint(b, uint64(w.Device))
 	b = message.AppendUint(b, w.Waiting)
-	return finish(b, at)
+	b = message.AppendUint(b, w.Counter)
+	if w.Unsure {
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
+	}
+	return finish(message.AppendMap(b, 0), at)
 }
 
 // ParseWelcome reads a welcome.
 func ParseWelcome(body []byte) (w Welcome, err error) {
 	r := message.NewReader(body)
-	switch n := r.Array(4); n {
-	case 2:
+	switch n := r.Array(5); n {
+	case 5:
 		w.Device, w.Waiting = message.DeviceID(r.Uint(1<<64-1)), r.Uint(1<<63-1)
+		w.Counter, w.Unsure = r.Uint(message.MaxCounter), r.Uint(1) == 1
+		r.Fields(nil)
 	case 4:
 		w.No = readRefusal(&r)
 	default:

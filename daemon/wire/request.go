@@ -7,11 +7,21 @@ type Op uint8
 
 // The operations, with their arguments and results.
 const (
-	OpPassword Op = 1 // old, new → nothing
+	OpPassword     Op = 1 // old, new → nothing
+	OpDevices      Op = 2 // nothing → DeviceFields for each device of the user's
+	OpRemoveDevice Op = 3 // password, device → nothing
 )
 
-// maxArgs bounds the arguments and results; each has at most maxSecret bytes.
-const maxArgs = 8
+// DeviceFields is how many results OpDevices has for a device: its id, public key and
+// label; when it was made and last seen, in seconds since 1970, 0 for never; "1" if it
+// has a session; and why it is suspended, "" if it isn't.
+const DeviceFields = 7
+
+// Bounds of the arguments and results, each of which has at most maxSecret bytes.
+const (
+	maxArgs    = 8
+	maxResults = 256
+)
 
 // Request asks the server for something that is no message. The answer has its number.
 type Request struct {
@@ -35,7 +45,7 @@ func ParseRequest(body []byte) (q Request, err error) {
 	r.Tuple(3)
 	q.Number = r.Uint(1<<63 - 1)
 	q.Op = Op(r.Uint(127))
-	q.Args = readStrings(&r)
+	q.Args = readStrings(&r, maxArgs)
 	if err := r.End(); err != nil {
 		return q, broken("a request: %v", err)
 	}
@@ -45,7 +55,7 @@ func ParseRequest(body []byte) (q Request, err error) {
 // Reply is a server's answer to a request: results, or no.
 type Reply struct {
 	Number  uint64
-	Results []string // as a Request's Args
+	Results []string // at most 256, of at most 1,024 bytes each
 	No      *message.Refusal
 }
 
@@ -67,7 +77,7 @@ func ParseReply(body []byte) (a Reply, err error) {
 	a.Number = r.Uint(1<<63 - 1)
 	switch n {
 	case 2:
-		a.Results = readStrings(&r)
+		a.Results = readStrings(&r, maxResults)
 	case 5:
 		a.No = readRefusal(&r)
 	default:
@@ -87,8 +97,8 @@ func appendStrings(b []byte, list []string) []byte {
 	return b
 }
 
-func readStrings(r *message.Reader) []string {
-	list := make([]string, r.Array(maxArgs))
+func readStrings(r *message.Reader, most int) []string {
+	list := make([]string, r.Array(most))
 	for i := range list {
 		list[i] = r.String(maxSecret)
 	}

@@ -249,7 +249,7 @@ func TestFrameVectors(t *testing.T) {
 			{Number: 8, Receiver: 1, State: message.Refused, Refusal: none},
 			{Number: 9, Receiver: 0, State: message.Refused, Refusal: full},
 		}}), 2, "1 to 9; of 8 the first receiver's is held, the second is refused for good; 9 is refused for 90 seconds"},
-		{AppendWelcome(nil, Welcome{Device: 0x0123456789abcdef, Waiting: 12}), 3, "come in, device 0123456789abcdef; about 12 wait"},
+		{AppendWelcome(nil, Welcome{Device: 0x0123456789abcdef, Waiting: 12, Counter: 70000, Unsure: true}), 3, "come in, device 0123456789abcdef; about 12 wait; you have counted to 70000 at most"},
 		{AppendWelcome(nil, Welcome{No: message.Refuse(message.CodeBadLogin, "wrong user or password")}), 3, "no"},
 		{AppendGoodbye(nil, message.Defer(message.CodeStopping, time.Second, "the server is going down")), 4, "goodbye, come back in a second"},
 		{AppendPing(nil), 5, "ping"},

@@ -1,0 +1,110 @@
+package client
+
+import (
+	"fmt"
+
+	"github.com/noipchat/noipchat/daemon/message"
+)
+
+// Prove takes the home's word for how far this device has counted. If this store is
+// an older copy of one that went on, the next counter is above all that the other one
+// has used, and what was written here meanwhile, whose counters may be used already,
+// gets new ones. Such a message has the old one with it, so that who has it by that
+// drops it; its old id is remembered, see Status.
+//
+// With unsure the home knows only that the device has not gone beyond counter.
+func (s *Store) Prove(counter uint64, unsure bool) error {
+	var due bool
+	err := s.db.QueryRow("SELECT counter < ? OR EXISTS (SELECT 1 FROM outbox WHERE unproven = 1) FROM account", int64(counter)).Scan(&due)
+	if err != nil {
+		return s.failed("comparing counters", err)
+	}
+	if due {
+		err = s.write("comparing counters", func() error { return s.prove(counter) })
+	}
+	if err == nil {
+		s.proven.Store(true)
+	}
+	return err
+}
+
+func (s *Store) prove(counter uint64) error {
+	var mine uint64 // before anything was written that the home can't know of
+	if err := s.row("SELECT ifnull((SELECT min(counter) - 1 FROM outbox WHERE unproven = 1), counter) FROM account").Scan(&mine); err != nil {
+		return err
+	}
+	if mine < counter {
+		if _, err := s.exec("UPDATE account SET counter = max(counter, ?)", int64(counter)); err != nil {
+			return err
+		}
+		if err := s.renumber(); err != nil {
+			return err
+		}
+	}
+	_, err := s.exec("UPDATE outbox SET unproven = 0 WHERE unproven = 1")
+	return err
+}
+
+// renumber gives new counters to what is unproven.
+func (s *Store) renumber() error {
+	type row struct {
+		counter uint64
+		message int64
+		raw     []byte
+	}
+	rows, err := s.query("SELECT counter, message, raw FROM outbox WHERE unproven = 1 ORDER BY counter")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var all []row
+	for rows.Next() {
+		var r row
+		if err := rows.Scan(&r.counter, &r.message, &r.raw); err != nil {
+			return err
+		}
+		all = append(all, r)
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	for _, r := range all {
+		var e message.Envelope
+		if err := e.Parse(r.raw); err != nil {
+			return fmt.Errorf("an envelope of the outbox: %w", err)
+		}
+		if e.Formerly == 0 {
+			e.Formerly = e.Counter
+		}
+		if err := s.row("UPDATE account SET counter = counter + 1 RETURNING counter").Scan(&e.Counter); err != nil {
+			return err
+		}
+		raw, err := e.Append(nil)
+		if err != nil {
+			return err
+		}
+		old, id := message.IDOf(r.raw), message.IDOf(raw)
+		for _, change := range []struct {
+			query string
+			args  []any
+		}{
+			{"INSERT OR REPLACE INTO former (id, message) VALUES (?, ?)", []any{old[:], r.message}},
+			{"UPDATE message SET id = ?, counter = ? WHERE seq = ?", []any{id[:], int64(e.Counter), r.message}},
+			{"UPDATE outbox SET counter = ?, raw = ? WHERE counter = ?", []any{int64(e.Counter), raw, int64(r.counter)}},
+		} {
+			if _, err := s.exec(change.query, change.args...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// confirm notes that what other processes have written since Prove is proven too: they
+// count where it has led the counter.
+func (s *Store) confirm() error {
+	return s.write("noting what is sent", func() error {
+		_, err := s.exec("UPDATE outbox SET unproven = 0 WHERE unproven = 1")
+		return err
+	})
+}
