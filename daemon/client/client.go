@@ -118,13 +118,17 @@ func (c *Client) Send(ctx context.Context, o Outgoing) (Message, error) {
 	return m, err
 }
 
-// Kick has the outbox looked at: somebody else has put something in.
-func (c *Client) Kick() {
-	select {
-	case c.kick <- struct{}{}:
-	default:
+// SendFile is Send for a file. It reads the whole file first.
+func (c *Client) SendFile(ctx context.Context, o OutgoingFile) (Message, error) {
+	m, err := c.store.EnqueueFile(ctx, o)
+	if err == nil {
+		c.Kick()
 	}
+	return m, err
 }
+
+// Kick has the outbox looked at: somebody else has put something in.
+func (c *Client) Kick() { nudge(c.kick) }
 
 // Changed returns a channel that is closed when something changes: messages,
 // states, or the connection. Ask for it before you look.

@@ -26,7 +26,8 @@ type link struct {
 	hello wire.ServerHello
 	quiet time.Duration
 
-	heard atomic.Int64 // nanoseconds since began
+	whole chan struct{} // has a value when files are to be finished
+	heard atomic.Int64  // nanoseconds since began
 	began time.Time
 
 	// of the reader
@@ -45,7 +46,8 @@ type link struct {
 	flights  map[uint64]*flight // by number of frame, from first on
 	first    uint64             // the home has acked all before
 	next     uint64
-	bytes    int                        // of all from first on, acked or not
+	bytes    int // of all from first on, acked or not
+	bulk     wire.Pacer
 	calls    map[uint64]chan wire.Reply // nil: the session has ended
 	lastCall uint64
 	later    []delayed // what the home would not take yet, and what comes after that, by counter
@@ -57,6 +59,7 @@ type flight struct {
 	open     uint64           // receivers of whom we have heard nothing
 	declined []wire.Exception // who could not be served yet
 	acked    bool
+	at       int64 // when it was launched, as link.heard
 }
 
 // delayed is an envelope that waits, for its time or for one before it: order is kept
@@ -97,8 +100,9 @@ func (c *Client) converse(ctx context.Context, m meeting) (up time.Duration, err
 	}
 	l := &link{
 		c: c, conn: conn, hello: m.hello, early: m.early, began: time.Now(), first: 1, next: 1,
-		flights: map[uint64]*flight{}, calls: map[uint64]chan wire.Reply{},
+		flights: map[uint64]*flight{}, calls: map[uint64]chan wire.Reply{}, whole: make(chan struct{}, 1),
 	}
+	l.whole <- struct{}{} // what an earlier process has left
 	if idle := time.Duration(m.hello.Idle) * time.Second; idle > 0 && !conn.Transport().Properties().Quiet() {
 		l.quiet = max(idle/3, time.Second)
 	}
@@ -106,6 +110,7 @@ func (c *Client) converse(ctx context.Context, m meeting) (up time.Duration, err
 	c.change(func() { c.link, c.lastErr = l, nil })
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(l.read)
+	g.Go(func() error { return l.finish(ctx) })
 	g.Go(func() error {
 		defer conn.Close() // ends the reader
 		return l.send(ctx)
@@ -140,27 +145,76 @@ func (l *link) read() error {
 			err = l.conn.Receive(l.each)
 		}
 		l.heard.Store(l.now())
-		if len(l.incoming) > 0 {
-			results, storeErr := l.c.store.Receive(l.incoming)
-			if storeErr != nil {
-				return fmt.Errorf("storing what came: %w", storeErr) // not acked: it comes again
-			}
-			for i := range results {
-				if results[i].Err != nil {
-					l.c.o.Log.Warn("a message could not be used", "from", string(l.incoming[i].Envelope.From), "reason", results[i].Err)
-				}
-			}
-			l.mu.Lock()
-			l.received += uint64(len(l.incoming))
-			l.mu.Unlock()
-			clear(l.incoming)
-			l.incoming = l.incoming[:0]
-			l.c.change(nil)
-			l.flush()
+		if storeErr := l.keep(); storeErr != nil {
+			return fmt.Errorf("storing what came: %w", storeErr) // not acked: it comes again
 		}
 		if err != nil {
 			return err
 		}
+	}
+}
+
+// keep stores what has come, and acks it. Where there is no space for a file, what came
+// before is kept.
+func (l *link) keep() error {
+	batch := l.incoming
+	if len(batch) == 0 {
+		return nil
+	}
+	results, err := l.c.store.Receive(batch)
+	if errors.Is(err, ErrNoSpace) {
+		file := slices.IndexFunc(batch, func(in Incoming) bool { return in.Envelope.Kind == message.File })
+		if batch = batch[:file]; file > 0 {
+			var textErr error
+			results, textErr = l.c.store.Receive(batch)
+			err = errors.Join(err, textErr)
+		}
+	} else if err != nil {
+		return err
+	}
+	for i := range results {
+		if results[i].Err != nil {
+			l.c.o.Log.Warn("a message could not be used", "from", string(batch[i].Envelope.From), "reason", results[i].Err)
+		}
+		if results[i].Whole {
+			nudge(l.whole)
+		}
+	}
+	l.mu.Lock()
+	l.received += uint64(len(results))
+	l.mu.Unlock()
+	clear(l.incoming)
+	l.incoming = l.incoming[:0]
+	l.c.change(nil)
+	l.flush()
+	return err
+}
+
+// finish checks files that have come whole.
+func (l *link) finish(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.whole:
+		}
+		finished, err := l.c.store.FinishFiles(ctx)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		for _, m := range finished {
+			l.c.o.Log.Info("a file has come", "from", string(m.From), "id", m.ID.String(), "bytes", m.File.Size, "damage", m.File.Damage)
+		}
+		if len(finished) > 0 {
+			l.c.change(nil)
+		}
+	}
+}
+
+func nudge(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 
@@ -291,6 +345,9 @@ func (l *link) settleLocked(a *wire.Ack, now time.Time) (settled []Settled, agai
 			return
 		}
 		f.acked = true
+		if f.Priority == message.Bulk {
+			l.bulk.Acked(len(f.Raw), time.Duration(l.now()-f.at))
+		}
 		for _, r := range f.Open {
 			if f.open&(1<<r) != 0 {
 				settled = append(settled, Settled{Counter: f.Counter, Receiver: r, State: message.Delivered, At: now})
@@ -399,7 +456,7 @@ func (l *link) fill() error {
 	now := time.Now()
 	held := map[lane]bool{} // where an earlier one waits
 	waits := func(d delayed) bool {
-		wait := now.Before(d.due) || !l.roomLocked() || slices.ContainsFunc(d.to, func(to lane) bool { return held[to] })
+		wait := now.Before(d.due) || !l.roomLocked(d.f.Priority) || slices.ContainsFunc(d.to, func(to lane) bool { return held[to] })
 		if wait {
 			for _, to := range d.to {
 				held[to] = true
@@ -419,12 +476,17 @@ func (l *link) fill() error {
 	for p := range l.after {
 		for {
 			l.mu.Lock()
-			room := l.roomLocked() && len(l.later) < l.hello.Window.Count
+			room := l.roomLocked(message.Priority(p)) && len(l.later) < l.hello.Window.Count
+			limit := 64
+			if message.Priority(p) == message.Bulk { // its parts are made for this, and large
+				limit = min(limit, 1+l.bulk.Room()/message.PartSize, maxLaterBulk-l.laterBulkLocked())
+				room = room && limit > 0
+			}
 			l.mu.Unlock()
 			if !room {
 				break
 			}
-			pending, err := l.c.store.Outbox(message.Priority(p), l.after[p], 64)
+			pending, err := l.c.store.Outbox(message.Priority(p), l.after[p], limit)
 			if err != nil {
 				return err
 			}
@@ -438,7 +500,7 @@ func (l *link) fill() error {
 			}
 			l.mu.Lock()
 			for _, m := range pending {
-				if !l.roomLocked() {
+				if !l.roomLocked(m.Priority) {
 					break
 				}
 				f := flight{Pending: m}
@@ -469,15 +531,34 @@ func (l *link) fill() error {
 
 // roomLocked tells whether the home takes one more. Its window is what comes after
 // the last frame before which all are acked.
-func (l *link) roomLocked() bool {
+func (l *link) roomLocked(p message.Priority) bool {
 	w := l.hello.Window
+	if p == message.Bulk && l.bulk.Room() <= 0 {
+		return false
+	}
 	return int(l.next-l.first) < w.Count && l.bytes+message.MaxEnvelope <= w.Bytes
+}
+
+// maxLaterBulk bounds how many parts of files wait in memory.
+const maxLaterBulk = 32
+
+func (l *link) laterBulkLocked() (n int) {
+	for _, d := range l.later {
+		if d.f.Priority == message.Bulk {
+			n++
+		}
+	}
+	return n
 }
 
 func (l *link) launchLocked(f flight) {
 	f.open = 0
 	for _, r := range f.Open {
 		f.open |= 1 << r
+	}
+	f.at = l.now()
+	if f.Priority == message.Bulk {
+		l.bulk.Sent(len(f.Raw))
 	}
 	l.ready = append(l.ready, &f)
 	l.flights[l.next] = &f

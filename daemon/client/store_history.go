@@ -50,14 +50,13 @@ func (s *Store) status(first, last message.ID) (m Message, found bool, err error
 	if len(messages) == 0 {
 		return m, false, nil
 	}
-	m = messages[0]
-	if other := messages[len(messages)-1]; other.ID != m.ID {
-		return Message{}, false, fmt.Errorf("more than one message id begins like that: %v and %v", m.ID, other.ID)
+	if other := messages[len(messages)-1]; other.ID != messages[0].ID {
+		return Message{}, false, fmt.Errorf("more than one message id begins like that: %v and %v", messages[0].ID, other.ID)
 	}
-	if err := s.addRecipients(&m); err != nil {
+	if err := s.complete(messages[:1]); err != nil {
 		return Message{}, false, s.failed("looking for a message", err)
 	}
-	return m, true, nil
+	return messages[0], true, nil
 }
 
 // Query says which messages History is to return; the zero value is all.
@@ -108,12 +107,7 @@ func (s *Store) history(q Query) (messages []Message, err error) {
 		return nil, err
 	}
 	slices.Reverse(messages)
-	for i := range messages {
-		if err := s.addRecipients(&messages[i]); err != nil {
-			return nil, err
-		}
-	}
-	return messages, nil
+	return messages, s.complete(messages)
 }
 
 // sql returns the query as SQL, newest first. A limit is for the caller, who

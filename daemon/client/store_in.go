@@ -22,30 +22,34 @@ type Received struct {
 	New     bool     // false: it was here before, and was dropped
 	Message Message  // its entry in the history; of a receipt or bounce none, Seq is 0
 	Changes []Change // the states of our own messages that it raised
-	Err     error    // why a receipt or bounce that was new had no effect
+	Whole   bool     // a file is here now, and is to be finished: see FinishFiles
+	Err     error    // why a receipt, a bounce or a part of a file that was new had no effect
 }
 
 // Receive stores a batch in one transaction: when it returns without an error,
 // each envelope of it may be acked. An envelope is known by its sender, device
 // and counter alone; what differs in its content is dropped too.
 //
-// Texts go into the history, and so does what this program can't read, whole.
+// Texts go into the history, and so does what this program can't read, whole. Parts
+// of files go into files of their own; ErrNoSpace is in the error if they don't.
 // Receipts and bounces raise the states of our own messages if they come from
 // someone who can know; what they say else is ignored.
 func (s *Store) Receive(batch []Incoming) ([]Received, error) {
 	results := make([]Received, len(batch))
+	var files arrivals
 	err := s.write("storing what came in", func() error {
 		account, err := scanAccount(s.row(accountQuery))
 		if err != nil {
 			return err
 		}
 		for i := range batch {
-			if err := s.receive(&account, &batch[i], &results[i]); err != nil {
+			if err := s.receive(&account, &batch[i], &results[i], &files); err != nil {
 				return err
 			}
 		}
-		return nil
+		return files.store(s)
 	})
+	files.close(err == nil)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +57,7 @@ func (s *Store) Receive(batch []Incoming) ([]Received, error) {
 }
 
 // receive returns only errors of the disk.
-func (s *Store) receive(account *Account, in *Incoming, result *Received) (err error) {
+func (s *Store) receive(account *Account, in *Incoming, result *Received, files *arrivals) (err error) {
 	e := in.Envelope
 	if result.New, err = s.see(e.From, e.Device, e.Counter); err != nil || !result.New {
 		return err
@@ -64,6 +68,10 @@ func (s *Store) receive(account *Account, in *Incoming, result *Received) (err e
 	}
 	if e.Sealing == message.Plain && (e.Kind == message.Receipt || e.Kind == message.Bounce) {
 		result.Changes, result.Err, err = s.report(account, e, at)
+		return err
+	}
+	if e.Sealing == message.Plain && e.Kind == message.File {
+		result.Whole, result.Err, err = s.receiveFile(e, at, in.Server, files)
 		return err
 	}
 	if repeat, err := s.repeats(e); repeat || err != nil {
@@ -235,20 +243,24 @@ func (s *Store) readElsewhere(authors []message.Address, p *message.Report) erro
 // to this receiver, not by the range, nor by what we sent in all.
 const raiseOwn = `SELECT r.message, r.position, m.id, m.counter
 		FROM recipient r CROSS JOIN message m ON m.seq = r.message
-		WHERE r.receiver = ?1 AND r.state < ?2 AND m.out = 1 AND m.device = ?3 AND m.counter BETWEEN ?4 AND ?5 AND r.message
+		WHERE r.receiver = ?1 AND r.state < ?2 AND (m.kind <> 2 OR ?2 = 6) AND m.out = 1 AND m.device = ?3 AND m.counter BETWEEN ?4 AND ?5 AND r.message
 			BETWEEN (SELECT seq FROM message WHERE out = 1 AND device = ?3 AND counter >= ?4 ORDER BY counter LIMIT 1)
 			AND     (SELECT seq FROM message WHERE out = 1 AND device = ?3 AND counter <= ?5 ORDER BY counter DESC LIMIT 1)`
 
 // Of another device: its messages came in any order.
 const raiseOther = `SELECT r.message, r.position, m.id, m.counter
 		FROM message m CROSS JOIN recipient r ON r.message = m.seq
-		WHERE m.device = ?3 AND m.counter BETWEEN ?4 AND ?5 AND m.out = 1 AND r.receiver = ?1 AND r.state < ?2`
+		WHERE m.device = ?3 AND m.counter BETWEEN ?4 AND ?5 AND m.out = 1 AND r.receiver = ?1 AND r.state < ?2 AND (m.kind <> 2 OR ?2 = 6)`
 
-// raise does one range of a report.
+// raise does one range of a report. What it says of files, but that they were read,
+// is for raiseFile.
 func (s *Store) raise(account *Account, p *message.Report, g message.Range, at time.Time) (changed []Change, err error) {
 	which := raiseOwn
 	if p.Device != account.Device {
 		which = raiseOther
+	}
+	if changed, err = s.raiseFile(p, g, at); err != nil {
+		return nil, err
 	}
 	rows, err := s.query(which, p.Receiver, p.State, int64(p.Device), int64(g.First), int64(g.Last))
 	if err != nil {

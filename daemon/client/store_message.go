@@ -24,7 +24,17 @@ type Message struct {
 	Created    time.Time         `json:"created"` // by the sender's clock
 	At         time.Time         `json:"at"`      // when it was written or came in, by our clock
 	Server     string            `json:"server,omitempty"`
-	Body       string            `json:"text"`
+	Body       string            `json:"text"` // of a file, its name
+	File       *File             `json:"file,omitempty"`
+}
+
+// File is what a message of the kind file is about.
+type File struct {
+	Name   string   `json:"name"` // as its sender calls it
+	Size   int64    `json:"size"`
+	Hash   [32]byte `json:"-"`    // SHA-256
+	Path   string   `json:"path"` // where it is
+	Damage string   `json:"damage,omitempty"`
 }
 
 // StateUnsupported is the state of a message that came in and that this program
@@ -57,7 +67,8 @@ type Change struct {
 const (
 	notShown = iota
 	shown
-	receipted // and the read receipt is on its way
+	receipted  // and the read receipt is on its way
+	ofMachines // of what went out: nothing for people; it goes when it is sent
 )
 
 // messageColumns are what scanMessage reads, of a table that is called m.
@@ -65,9 +76,9 @@ const messageColumns = "m.seq, " + messageFields
 
 const messageFields = "m.id, m.out, m.sender, m.device, m.counter, m.kind, m.created, m.at, m.server, m.receivers, m.shown, m.body"
 
-// ofPeople leaves out receipts and bounces: those that wait in the outbox, and
-// those that came in sealed.
-const ofPeople = "m.kind NOT IN (3, 4)"
+// ofPeople leaves out what machines tell one another: what waits in the outbox, and
+// receipts and bounces that came in sealed.
+const ofPeople = "m.kind NOT IN (3, 4) AND ifnull(m.shown, 0) <> 3"
 
 func scanMessage(row scanner) (m Message, err error) {
 	var id, body []byte
@@ -81,9 +92,7 @@ func scanMessage(row scanner) (m Message, err error) {
 	copy(m.ID[:], id)
 	m.Device = message.DeviceID(device)
 	m.Created, m.At = storedTime(created), storedTime(at)
-	for a := range strings.FieldsSeq(to) {
-		m.To = append(m.To, message.Address(a))
-	}
+	m.To = split(to)
 	switch {
 	case m.Out:
 		m.Body = string(body)
@@ -110,7 +119,29 @@ func scanMessages(rows *sql.Rows) (messages []Message, err error) {
 	return messages, rows.Err()
 }
 
-// addRecipients fills in what became of m, if it is an outgoing message.
+// complete fills in what became of messages that went out, and what files are.
+func (s *Store) complete(messages []Message) error {
+	for i := range messages {
+		m := &messages[i]
+		if err := s.addRecipients(m); err != nil {
+			return err
+		}
+		if m.Kind != message.File || m.State == StateUnsupported {
+			continue
+		}
+		f := &File{}
+		var hash []byte
+		err := s.db.QueryRow("SELECT name, size, hash, path, damage FROM file WHERE message = ?", m.Seq).Scan(&f.Name, &f.Size, &hash, &f.Path, &f.Damage)
+		if err != nil {
+			return err
+		}
+		copy(f.Hash[:], hash)
+		f.Path = s.FilePath(f)
+		m.File = f
+	}
+	return nil
+}
+
 func (s *Store) addRecipients(m *Message) error {
 	if !m.Out {
 		return nil
@@ -133,6 +164,14 @@ func (s *Store) addRecipients(m *Message) error {
 	}
 	m.State = behind.String()
 	return rows.Err()
+}
+
+// split reads the column receivers.
+func split(to string) (all []message.Address) {
+	for a := range strings.FieldsSeq(to) {
+		all = append(all, message.Address(a))
+	}
+	return all
 }
 
 // joined makes the column receivers.

@@ -1,7 +1,9 @@
 package client
 
 import (
+	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -42,18 +44,32 @@ func (s *Store) Enqueue(ctx context.Context, o Outgoing) (Message, error) {
 }
 
 func (s *Store) enqueue(o Outgoing) (Message, error) {
-	now := time.Now()
-	if o.Created.IsZero() {
-		o.Created = now
+	e, err := s.begin(o, 1)
+	if err != nil {
+		return Message{}, err
 	}
-	e := message.Envelope{Kind: o.Kind, Created: uint64(max(0, o.Created.UnixMilli())), Body: o.Body}
+	m, err := s.record(e)
+	if err != nil {
+		return Message{}, err
+	}
+	_, err = s.exec("INSERT INTO outbox (counter, message, priority, raw, unproven) VALUES (?, ?, ?, ?, ?)",
+		m.Counter, m.Seq, e.Priority, e.Raw, !s.proven.Load())
+	return m, err
+}
+
+// begin makes an envelope, and takes so many counters, of which it has the first.
+func (s *Store) begin(o Outgoing, counters uint64) (*message.Envelope, error) {
+	if o.Created.IsZero() {
+		o.Created = time.Now()
+	}
+	e := &message.Envelope{Kind: o.Kind, Created: uint64(max(0, o.Created.UnixMilli())), Body: o.Body}
 	if e.Kind == 0 {
 		e.Kind = message.Text
 	}
 	e.Priority = max(o.Priority, e.Kind.Least())
 	seconds := (o.Lifetime + time.Second - 1) / time.Second
 	if seconds < 0 || seconds > message.MaxLifetime {
-		return Message{}, fmt.Errorf("a lifetime of %v: want 0 to %v", o.Lifetime, message.MaxLifetime*time.Second)
+		return nil, fmt.Errorf("a lifetime of %v: want 0 to %v", o.Lifetime, message.MaxLifetime*time.Second)
 	}
 	e.Lifetime = uint32(seconds)
 	e.To = slices.Clone(o.To)
@@ -63,25 +79,32 @@ func (s *Store) enqueue(o Outgoing) (Message, error) {
 	// Without an account there is no row to count in.
 	account, err := scanAccount(s.row(accountQuery))
 	if err != nil {
-		return Message{}, err
+		return nil, err
 	}
-	if err := s.row("UPDATE account SET counter = counter + 1 RETURNING counter").Scan(&e.Counter); err != nil {
-		return Message{}, err
+	if err := s.row("UPDATE account SET counter = counter + ?1 RETURNING counter - ?1 + 1", int64(counters)).Scan(&e.Counter); err != nil {
+		return nil, err
 	}
 	e.From, e.Device = account.Address, account.Device
-	raw, err := e.Append(nil)
-	if err != nil {
-		return Message{}, err
-	}
+	return e, nil
+}
 
-	m := Message{ID: message.IDOf(raw), Out: true, From: e.From, Device: e.Device, Counter: e.Counter, To: e.To,
+// record puts an envelope into the history, and sets its Raw.
+func (s *Store) record(e *message.Envelope) (m Message, err error) {
+	if e.Raw, err = e.Append(nil); err != nil {
+		return m, err
+	}
+	now := time.Now()
+	m = Message{ID: message.IDOf(e.Raw), Out: true, From: e.From, Device: e.Device, Counter: e.Counter, To: e.To,
 		State: message.Queued.String(), Kind: e.Kind, Created: storedTime(int64(e.Created)), At: storedTime(now.UnixMilli())}
-	var body any // of other kinds the outbox has what there is
-	if e.Kind == message.Text {
+	var shown, body any // of other kinds the outbox has what there is
+	switch e.Kind {
+	case message.Text:
 		m.Body = string(e.Body)
 		body = m.Body
+	default:
+		shown = ofMachines
 	}
-	if m.Seq, err = s.insertMessage(&m, int64(e.Created), nil, body); err != nil {
+	if m.Seq, err = s.insertMessage(&m, int64(e.Created), shown, body); err != nil {
 		return Message{}, err
 	}
 	for i, a := range m.To {
@@ -91,9 +114,7 @@ func (s *Store) enqueue(o Outgoing) (Message, error) {
 		}
 		m.Recipients = append(m.Recipients, Recipient{Address: a, State: message.Queued, At: m.At})
 	}
-	_, err = s.exec("INSERT INTO outbox (counter, message, priority, raw, unproven) VALUES (?, ?, ?, ?, ?)",
-		m.Counter, m.Seq, e.Priority, raw, !s.proven.Load())
-	return m, err
+	return m, nil
 }
 
 func (s *Store) insertMessage(m *Message, created int64, shown, body any) (seq int64, err error) {
@@ -109,8 +130,8 @@ func (s *Store) insertMessage(m *Message, created int64, shown, body any) (seq i
 // Pending is an envelope in the outbox.
 type Pending struct {
 	Counter  uint64
-	ID       message.ID
-	Raw      []byte // the envelope
+	ID       message.ID // of a part of a file zero
+	Raw      []byte     // the envelope
 	Priority message.Priority
 	Created  time.Time
 	Open     []int // the receivers that are not settled, as indices into its To, rising
@@ -121,6 +142,14 @@ type Pending struct {
 // counters, from the first after the given one on; 0 for the beginning.
 func (s *Store) Outbox(p message.Priority, after uint64, limit int) ([]Pending, error) {
 	pending, err := s.outbox(p, after, limit)
+	if err == nil && p == message.Bulk {
+		var parts []Pending
+		if parts, err = s.outParts(after, limit); len(parts) > 0 {
+			pending = append(pending, parts...)
+			slices.SortFunc(pending, func(a, b Pending) int { return cmp.Compare(a.Counter, b.Counter) })
+			pending = pending[:min(len(pending), limit)]
+		}
+	}
 	if err != nil {
 		return nil, s.failed("reading the outbox", err)
 	}
@@ -177,14 +206,17 @@ const AllOpen = -1
 // have, and those that would lower a state are ignored: they were sent twice.
 func (s *Store) Settle(answers []Settled) (changed []Change, err error) {
 	err = s.write("storing answers of the server", func() error {
+		var files settling
 		for _, a := range answers {
-			c, err := s.settle(a)
+			c, err := s.settle(a, &files)
 			if err != nil {
 				return err
 			}
 			changed = append(changed, c...)
 		}
-		return nil
+		c, err := files.store(s)
+		changed = append(changed, c...)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -192,12 +224,15 @@ func (s *Store) Settle(answers []Settled) (changed []Change, err error) {
 	return changed, nil
 }
 
-func (s *Store) settle(a Settled) (changed []Change, err error) {
+func (s *Store) settle(a Settled, files *settling) (changed []Change, err error) {
 	var seq int64
 	var id []byte
 	err = s.row("SELECT m.seq, m.id FROM outbox o JOIN message m ON m.seq = o.message WHERE o.counter = ?", int64(a.Counter)).Scan(&seq, &id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return files.settle(s, a)
+	}
 	if err != nil {
-		return nil, ignoreNoRows(err)
+		return nil, err
 	}
 	from, to, below := a.Receiver, a.Receiver, a.State
 	if a.Receiver == AllOpen {
@@ -239,6 +274,6 @@ func (s *Store) leaveOutbox(seq int64) error {
 	if n, err := r.RowsAffected(); n == 0 || err != nil {
 		return err
 	}
-	_, err = s.exec("DELETE FROM message WHERE seq = ? AND kind IN (3, 4)", seq)
+	_, err = s.exec("DELETE FROM message WHERE seq = ? AND out = 1 AND shown = ?", seq, ofMachines)
 	return err
 }

@@ -9,16 +9,19 @@ import (
 	"github.com/noipchat/noipchat/daemon/message"
 )
 
-// Next returns up to limit texts that came in after the cursor, in the order of
+// Next returns up to limit texts and files that came in after the cursor, in the order of
 // arrival. A cursor that was never advanced is before the first one.
 func (s *Store) Next(cursor string, limit int) ([]Message, error) {
 	rows, err := s.db.Query("SELECT "+messageColumns+` FROM message m
-		WHERE m.seq > ifnull((SELECT seq FROM cursor WHERE name = ?), 0) AND m.shown IS NOT NULL
+		WHERE m.seq > ifnull((SELECT seq FROM cursor WHERE name = ?), 0) AND m.shown IS NOT NULL AND m.out = 0
 		ORDER BY m.seq LIMIT ?`, cursor, limit)
 	if err != nil {
 		return nil, s.failed("reading new messages", err)
 	}
 	messages, err := scanMessages(rows)
+	if err == nil {
+		err = s.complete(messages)
+	}
 	if err != nil {
 		return nil, s.failed("reading new messages", err)
 	}

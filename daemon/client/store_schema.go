@@ -6,7 +6,7 @@ import "fmt"
 // file's version is its user_version. A step that was in a release is never
 // changed. Times are milliseconds since 1970. Devices are 64-bit numbers, which
 // SQLite shows as signed.
-var storeSchemas = [...]string{schema1, schemaDevices}
+var storeSchemas = [...]string{schema1, schemaDevices, schemaFiles}
 
 const schema1 = `
 -- Who this profile is; one row. counter is the last that an envelope took.
@@ -115,6 +115,62 @@ CREATE INDEX early_age ON early (at);
 
 DROP INDEX message_sent;
 CREATE INDEX message_device ON message (device, counter);
+`
+
+const schemaFiles = `
+-- What a message of the kind file is about.
+CREATE TABLE file (
+	message INTEGER PRIMARY KEY REFERENCES message ON DELETE CASCADE,
+	name    TEXT    NOT NULL, -- as the sender calls it
+	size    INTEGER NOT NULL,
+	hash    BLOB    NOT NULL, -- SHA-256
+	path    TEXT    NOT NULL, -- where it is; relative: below the profile's folder
+	damage  TEXT    NOT NULL DEFAULT '' -- why it can't be used
+) STRICT;
+
+-- A file that goes out. Its envelopes have the counters from that of its message on,
+-- which is the manifest's, and are made when they are sent. Of another device's file
+-- nothing is sent from here: open is 0.
+CREATE TABLE outfile (
+	message  INTEGER PRIMARY KEY REFERENCES message ON DELETE CASCADE,
+	device   INTEGER NOT NULL,
+	counter  INTEGER NOT NULL,
+	parts    INTEGER NOT NULL,
+	lifetime INTEGER NOT NULL DEFAULT 0,
+	modified INTEGER NOT NULL DEFAULT 0, -- nanoseconds since 1970
+	unproven INTEGER NOT NULL DEFAULT 0,
+	open     INTEGER NOT NULL            -- 1: some envelope is to be sent
+) STRICT;
+CREATE UNIQUE INDEX outfile_device ON outfile (device, counter);
+CREATE INDEX outfile_open ON outfile (counter) WHERE open = 1;
+
+-- Which of its envelopes are settled for a receiver, the manifest being number 0, and
+-- which of those are delivered: arrays of first number and count.
+CREATE TABLE outpart (
+	message   INTEGER NOT NULL REFERENCES message ON DELETE CASCADE,
+	position  INTEGER NOT NULL,
+	settled   BLOB    NOT NULL,
+	delivered BLOB    NOT NULL,
+	PRIMARY KEY (message, position)
+) STRICT, WITHOUT ROWID;
+
+-- A file that comes in, until all of it is there: its bytes are in files/SEQ.
+CREATE TABLE infile (
+	seq      INTEGER PRIMARY KEY AUTOINCREMENT,
+	sender   TEXT    NOT NULL,
+	device   INTEGER NOT NULL,
+	counter  INTEGER NOT NULL, -- of its manifest
+	manifest BLOB,             -- the whole envelope, null until it is here
+	server   TEXT    NOT NULL,
+	name     TEXT    NOT NULL DEFAULT '',
+	size     INTEGER NOT NULL DEFAULT 0,
+	got      BLOB    NOT NULL, -- the numbers of the envelopes that are here, as in outpart
+	bytes    INTEGER NOT NULL, -- of its parts
+	began    INTEGER NOT NULL,
+	complete INTEGER NOT NULL DEFAULT 0,
+	ended    TEXT    NOT NULL DEFAULT '', -- why what still comes is dropped
+	UNIQUE (sender, device, counter)
+) STRICT;
 `
 
 // storeApplication is "NIPC", the application_id of a file of ours.

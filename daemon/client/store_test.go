@@ -185,7 +185,7 @@ func TestDamageInside(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir)
 	check(t, s.SetAccount(aliceAccount()))
-	for c := range uint64(50) {
+	for c := range uint64(200) {
 		if _, err := s.Receive([]Incoming{textFrom(t, c+1, strings.Repeat("long ", 500))}); err != nil {
 			t.Fatal(err)
 		}
@@ -194,12 +194,12 @@ func TestDamageInside(t *testing.T) {
 	path := filepath.Join(dir, "history.db")
 	st, err := os.Stat(path)
 	check(t, err)
-	overwrite(t, path, 14*4096, int(st.Size())-14*4096) // the schema, the account and the roots are before that
+	overwrite(t, path, 48*4096, int(st.Size())-48*4096) // the schema, the account and the roots are before that
 	s = openStore(t, dir)
 	if _, err := s.History(Query{}); !errors.Is(err, ErrDamaged) {
 		t.Errorf("History: %v", err)
 	}
-	if _, err := s.Receive([]Incoming{textFrom(t, 51, "")}); !errors.Is(err, ErrDamaged) {
+	if _, err := s.Receive([]Incoming{textFrom(t, 201, "")}); !errors.Is(err, ErrDamaged) {
 		t.Errorf("Receive: %v", err)
 	}
 	if _, _, err := s.Account(); err != nil {

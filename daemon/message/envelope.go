@@ -44,6 +44,25 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind %d", uint8(k))
 }
 
+// MarshalText makes a Kind its name in JSON.
+func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (k *Kind) UnmarshalText(text []byte) error {
+	for _, known := range []Kind{Text, File, Receipt, Bounce, Members} {
+		if known.String() == string(text) {
+			*k = known
+			return nil
+		}
+	}
+	var n uint8
+	if _, err := fmt.Sscanf(string(text), "kind %d", &n); err != nil {
+		return fmt.Errorf("kind %q is not known", clip(string(text)))
+	}
+	*k = Kind(n)
+	return nil
+}
+
 // Priority orders what waits for the same connection: lower goes first.
 type Priority uint8
 

@@ -46,6 +46,28 @@ func (s *Ranges) Add(n uint64) bool {
 	return true
 }
 
+// AddRange puts all numbers of a range into the set.
+func (s *Ranges) AddRange(g Range) {
+	if g.Last < g.First {
+		return
+	}
+	t := *s
+	from := sort.Search(len(t), func(i int) bool { return t[i].Last+1 >= g.First })
+	to := from
+	for ; to < len(t) && t[to].First <= g.Last+1; to++ {
+		g.First, g.Last = min(g.First, t[to].First), max(g.Last, t[to].Last)
+	}
+	*s = slices.Replace(t, from, to, g)
+}
+
+// Missing returns the first number from n on that is not in the set.
+func (s Ranges) Missing(n uint64) uint64 {
+	if i := s.at(n); i < len(s) && s[i].First <= n {
+		return s[i].Last + 1
+	}
+	return n
+}
+
 // AppendRanges appends an array of each range's first number and its count.
 func AppendRanges(b []byte, s Ranges) []byte {
 	b = AppendArray(b, 2*len(s))

@@ -128,6 +128,8 @@ func (h *Host) Stats() *Stats { return &h.stats }
 
 func (h *Host) now() int64 { return int64(time.Since(h.start)) }
 
+func (h *Host) millis() uint32 { return uint32(h.now() / int64(time.Millisecond)) }
+
 // Serve accepts from l until it is closed. Connections go on after that.
 func (h *Host) Serve(l transport.Listener) error {
 	backoff := 5 * time.Millisecond

@@ -81,12 +81,14 @@ type outgoing struct {
 	first, next uint64
 	ring        []sent
 	bytes       int
+	bulk        wire.Pacer
 }
 
 type sent struct {
-	q *spool.Queue
-	e *spool.Entry
-	n uint32
+	q  *spool.Queue
+	e  *spool.Entry
+	n  uint32
+	at uint32 // milliseconds since the host's start
 }
 
 // grow doubles a ring in which the numbers from first to next are.
@@ -268,10 +270,14 @@ func (s *session) acks(body []byte) error {
 		s.mu.Unlock()
 		return fmt.Errorf("%w: it acks %d, and %d were sent", wire.ErrProtocol, last, out.next-1)
 	}
+	millis := s.host.millis()
 	take := func(n uint64) {
 		if p := out.at(n); p.e != nil {
 			s.acked = append(s.acked, *p)
 			out.bytes -= int(p.n)
+			if p.e.Priority() == message.Bulk {
+				out.bulk.Acked(int(p.n), time.Duration(millis-p.at)*time.Millisecond)
+			}
 			*p = sent{}
 		}
 	}
@@ -348,15 +354,19 @@ func (s *session) Fill(b []byte, room int) ([]byte, bool) {
 		return b, false
 	}
 	out := &s.out
-	now := s.host.sp.Steady()
+	now, millis := s.host.sp.Steady(), s.host.millis()
 	for int(out.next-out.first) < s.window.Count && out.bytes < s.window.Bytes {
 		space, window := left()-maxHead, s.window.Bytes-out.bytes
-		q, e, raw, born := s.next(min(space, window))
+		bulk := out.bulk.Room() > 0
+		q, e, raw, born := s.next(min(space, window), bulk)
 		if e == nil {
-			return b, space < min(window, message.MaxEnvelope) && s.waits()
+			return b, space < min(window, message.MaxEnvelope) && s.waits(bulk)
 		}
 		out.ring = grow(out.ring, out.first, out.next)
-		*out.at(out.next) = sent{q, e, uint32(len(raw))}
+		*out.at(out.next) = sent{q, e, uint32(len(raw)), millis}
+		if e.Priority() == message.Bulk {
+			out.bulk.Sent(len(raw))
+		}
 		out.next++
 		out.bytes += len(raw)
 		s.total.Given++
@@ -370,9 +380,9 @@ const (
 	minAckRoom = 3 << 10 // for an ack with some exceptions
 )
 
-func (s *session) next(room int) (*spool.Queue, *spool.Entry, []byte, uint32) {
+func (s *session) next(room int, bulk bool) (*spool.Queue, *spool.Entry, []byte, uint32) {
 	for _, q := range s.queues {
-		if e, raw, born := q.Next(s, room); e != nil {
+		if e, raw, born := q.Next(s, room, bulk); e != nil {
 			return q, e, raw, born
 		}
 	}
@@ -380,9 +390,9 @@ func (s *session) next(room int) (*spool.Queue, *spool.Entry, []byte, uint32) {
 }
 
 // waits tells whether there is more, with mu held.
-func (s *session) waits() bool {
+func (s *session) waits(bulk bool) bool {
 	for _, q := range s.queues {
-		if q.Waits() {
+		if q.Waits(bulk) {
 			return true
 		}
 	}

@@ -79,7 +79,7 @@ func opens(t *testing.T, dir string) (have []uint64) {
 	q.Attach(p)
 	last := uint64(0)
 	for {
-		e, raw, _ := q.Next(p, message.MaxEnvelope)
+		e, raw, _ := q.Next(p, message.MaxEnvelope, true)
 		if e == nil {
 			break
 		}

@@ -48,6 +48,9 @@ const (
 // ID returns the envelope's id, zero unless it is on disk.
 func (e *Entry) ID() message.ID { return e.id }
 
+// Priority is the envelope's.
+func (e *Entry) Priority() message.Priority { return message.Priority(e.lane) }
+
 // Life is the age at which it expires.
 func (e *Entry) Life() time.Duration { return time.Duration(e.life) * time.Second }
 
@@ -256,10 +259,10 @@ func diskFull() *message.Refusal {
 }
 
 // Next gives the pump p the first entry that waits, if its envelope has at most
-// room bytes, with its bytes and the second of Spool.Steady at which its age was 0;
+// room bytes, and isn't bulk unless that may go now, with its bytes and the second of Spool.Steady at which its age was 0;
 // nil if there is none, or p is not the queue's pump. Then its outcome is unknown
 // until Done or Detach.
-func (q *Queue) Next(p Pump, room int) (e *Entry, raw []byte, born uint32) {
+func (q *Queue) Next(p Pump, room int, bulk bool) (e *Entry, raw []byte, born uint32) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.pump != p {
@@ -267,6 +270,9 @@ func (q *Queue) Next(p Pump, room int) (e *Entry, raw []byte, born uint32) {
 	}
 	for i := range q.lanes {
 		l := &q.lanes[i]
+		if message.Priority(i) == message.Bulk && !bulk {
+			continue
+		}
 		for l.next < len(l.ents) {
 			e := l.ents[l.next]
 			if e.flags&done != 0 {
@@ -289,11 +295,14 @@ func (q *Queue) Next(p Pump, room int) (e *Entry, raw []byte, born uint32) {
 	return nil, nil, 0
 }
 
-// Waits tells whether Next would find something.
-func (q *Queue) Waits() bool {
+// Waits tells whether Next would find something, bulk or other.
+func (q *Queue) Waits(bulk bool) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for i := range q.lanes {
+		if message.Priority(i) == message.Bulk && !bulk {
+			continue
+		}
 		l := &q.lanes[i]
 		for ; l.next < len(l.ents); l.next++ {
 			if l.ents[l.next].flags&done == 0 {
