@@ -74,13 +74,17 @@ func (s *Store) receive(account *Account, in *Incoming, result *Received, files 
 		result.Whole, result.Err, err = s.receiveFile(e, at, in.Server, files)
 		return err
 	}
+	if e.Sealing == message.Plain && e.Kind == message.Members {
+		result.Err, err = s.receiveList(account, e, at)
+		return err
+	}
 	if repeat, err := s.repeats(e); repeat || err != nil {
 		result.New = !repeat
 		return err
 	}
 	m := Message{ID: message.IDOf(e.Raw), From: message.Address(strings.Clone(string(e.From))), Device: e.Device, Counter: e.Counter,
 		State: StateUnsupported, Kind: e.Kind, Created: storedTime(int64(e.Created)), At: storedTime(at.UnixMilli()),
-		Server: strings.Clone(in.Server)}
+		Server: strings.Clone(in.Server), listID: e.List}
 	for _, a := range e.To {
 		m.To = append(m.To, message.Address(strings.Clone(string(a))))
 	}
@@ -148,7 +152,7 @@ func (s *Store) keepEarly(p *message.Report, g message.Range, at time.Time) erro
 		int64(p.Device), p.Receiver, int64(g.First), int64(g.Last), p.State, p.Code, p.Reason, at.UnixMilli()); err != nil {
 		return err
 	}
-	_, err := s.exec("DELETE FROM early WHERE at < (SELECT at FROM early ORDER BY at DESC LIMIT 1 OFFSET ?)", maxEarly)
+	_, err := s.exec("DELETE FROM early WHERE seq <= (SELECT seq FROM early ORDER BY seq DESC LIMIT 1 OFFSET ?)", maxEarly)
 	return err
 }
 

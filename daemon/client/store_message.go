@@ -26,6 +26,9 @@ type Message struct {
 	Server     string            `json:"server,omitempty"`
 	Body       string            `json:"text"` // of a file, its name
 	File       *File             `json:"file,omitempty"`
+	List       string            `json:"list,omitempty"` // the name of the list that it is to, if that is known
+
+	listID message.ListID
 }
 
 // File is what a message of the kind file is about.
@@ -74,22 +77,23 @@ const (
 // messageColumns are what scanMessage reads, of a table that is called m.
 const messageColumns = "m.seq, " + messageFields
 
-const messageFields = "m.id, m.out, m.sender, m.device, m.counter, m.kind, m.created, m.at, m.server, m.receivers, m.shown, m.body"
+const messageFields = "m.id, m.out, m.sender, m.device, m.counter, m.kind, m.created, m.at, m.server, m.receivers, m.shown, m.body, m.list"
 
 // ofPeople leaves out what machines tell one another: what waits in the outbox, and
 // receipts and bounces that came in sealed.
 const ofPeople = "m.kind NOT IN (3, 4) AND ifnull(m.shown, 0) <> 3"
 
 func scanMessage(row scanner) (m Message, err error) {
-	var id, body []byte
+	var id, body, list []byte
 	var device, created, at int64
 	var to string
 	var reading sql.NullInt64
-	err = row.Scan(&m.Seq, &id, &m.Out, &m.From, &device, &m.Counter, &m.Kind, &created, &at, &m.Server, &to, &reading, &body)
+	err = row.Scan(&m.Seq, &id, &m.Out, &m.From, &device, &m.Counter, &m.Kind, &created, &at, &m.Server, &to, &reading, &body, &list)
 	if err != nil {
 		return m, err
 	}
 	copy(m.ID[:], id)
+	copy(m.listID[:], list)
 	m.Device = message.DeviceID(device)
 	m.Created, m.At = storedTime(created), storedTime(at)
 	m.To = split(to)
@@ -119,12 +123,21 @@ func scanMessages(rows *sql.Rows) (messages []Message, err error) {
 	return messages, rows.Err()
 }
 
-// complete fills in what became of messages that went out, and what files are.
+// ListID is the id of the list that it is to; zero: none.
+func (m *Message) ListID() message.ListID { return m.listID }
+
+// complete fills in what became of messages that went out, and what files and lists are.
 func (s *Store) complete(messages []Message) error {
 	for i := range messages {
 		m := &messages[i]
 		if err := s.addRecipients(m); err != nil {
 			return err
+		}
+		if m.listID != (message.ListID{}) {
+			err := s.db.QueryRow("SELECT name FROM list WHERE id = ? LIMIT 1", m.listID[:]).Scan(&m.List)
+			if err := ignoreNoRows(err); err != nil {
+				return err
+			}
 		}
 		if m.Kind != message.File || m.State == StateUnsupported {
 			continue

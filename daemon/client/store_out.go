@@ -21,7 +21,8 @@ type Outgoing struct {
 	Priority message.Priority  // lowered to the most urgent that the kind may have
 	Lifetime time.Duration     // whole seconds, rounded up; 0: as long as the servers keep things
 	Body     []byte
-	Created  time.Time // zero: now
+	Created  time.Time      // zero: now
+	List     message.ListID // that To are members of; zero: none
 }
 
 // Enqueue writes the envelope and puts it into the history and the outbox. Its
@@ -62,7 +63,7 @@ func (s *Store) begin(o Outgoing, counters uint64) (*message.Envelope, error) {
 	if o.Created.IsZero() {
 		o.Created = time.Now()
 	}
-	e := &message.Envelope{Kind: o.Kind, Created: uint64(max(0, o.Created.UnixMilli())), Body: o.Body}
+	e := &message.Envelope{Kind: o.Kind, Created: uint64(max(0, o.Created.UnixMilli())), Body: o.Body, List: o.List}
 	if e.Kind == 0 {
 		e.Kind = message.Text
 	}
@@ -95,7 +96,7 @@ func (s *Store) record(e *message.Envelope) (m Message, err error) {
 	}
 	now := time.Now()
 	m = Message{ID: message.IDOf(e.Raw), Out: true, From: e.From, Device: e.Device, Counter: e.Counter, To: e.To,
-		State: message.Queued.String(), Kind: e.Kind, Created: storedTime(int64(e.Created)), At: storedTime(now.UnixMilli())}
+		State: message.Queued.String(), Kind: e.Kind, Created: storedTime(int64(e.Created)), At: storedTime(now.UnixMilli()), listID: e.List}
 	var shown, body any // of other kinds the outbox has what there is
 	switch e.Kind {
 	case message.Text:
@@ -118,9 +119,13 @@ func (s *Store) record(e *message.Envelope) (m Message, err error) {
 }
 
 func (s *Store) insertMessage(m *Message, created int64, shown, body any) (seq int64, err error) {
-	r, err := s.exec(`INSERT INTO message (id, out, sender, device, counter, kind, created, at, server, receivers, shown, body)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		m.ID[:], m.Out, m.From, int64(m.Device), m.Counter, m.Kind, created, m.At.UnixMilli(), m.Server, joined(m.To), shown, body)
+	var list any
+	if m.listID != (message.ListID{}) {
+		list = m.listID[:]
+	}
+	r, err := s.exec(`INSERT INTO message (id, out, sender, device, counter, kind, created, at, server, receivers, shown, body, list)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		m.ID[:], m.Out, m.From, int64(m.Device), m.Counter, m.Kind, created, m.At.UnixMilli(), m.Server, joined(m.To), shown, body, list)
 	if err != nil {
 		return 0, err
 	}

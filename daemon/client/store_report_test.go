@@ -195,3 +195,33 @@ func TestReportRanges(t *testing.T) {
 		}
 	}
 }
+
+// TestEarlyReports: what is told of messages of another device before they come is
+// remembered, and not without bounds.
+func TestEarlyReports(t *testing.T) {
+	s := aliceStore(t)
+	const phone = message.DeviceID(0xf0)
+	counter := uint64(0)
+	told := func(counters ...message.Range) {
+		counter++
+		p := message.Report{State: message.Delivered, Receiver: bob, Device: phone, Counters: counters}
+		receive(t, s, incoming(t, message.Envelope{Kind: message.Receipt, From: "server2", Device: 1, Counter: counter, Body: p.Append(nil)}))
+	}
+	told(message.Range{First: 3, Last: 7})
+	ours := incoming(t, message.Envelope{Kind: message.Text, From: alice, Device: phone, Counter: 5, To: to(bob, carol), Body: []byte("hi")})
+	m := receive(t, s, ours)[0].Message
+	if have := states(status(t, s, m.ID)); !m.Out || !slices.Equal(have, []message.State{message.Delivered, message.Held}) {
+		t.Errorf("it came as %+v, with %v", m, have)
+	}
+	for i := range uint64(40) {
+		var many []message.Range
+		for j := range uint64(message.MaxRanges) {
+			n := 1000 + 2*(i*message.MaxRanges+j)
+			many = append(many, message.Range{First: n, Last: n})
+		}
+		told(many...)
+	}
+	if n := count(t, s, "early"); n != maxEarly {
+		t.Errorf("%d are remembered", n)
+	}
+}

@@ -6,7 +6,7 @@ import "fmt"
 // file's version is its user_version. A step that was in a release is never
 // changed. Times are milliseconds since 1970. Devices are 64-bit numbers, which
 // SQLite shows as signed.
-var storeSchemas = [...]string{schema1, schemaDevices, schemaFiles}
+var storeSchemas = [...]string{schema1, schemaDevices, schemaFiles, schemaLists}
 
 const schema1 = `
 -- Who this profile is; one row. counter is the last that an envelope took.
@@ -101,6 +101,7 @@ CREATE TABLE former (
 
 -- What became of messages of other devices of this user that have not come here yet.
 CREATE TABLE early (
+	seq      INTEGER PRIMARY KEY,
 	device   INTEGER NOT NULL,
 	receiver TEXT    NOT NULL,
 	first    INTEGER NOT NULL,
@@ -109,9 +110,8 @@ CREATE TABLE early (
 	code     INTEGER NOT NULL,
 	reason   TEXT    NOT NULL,
 	at       INTEGER NOT NULL,
-	PRIMARY KEY (device, receiver, state, first)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX early_age ON early (at);
+	UNIQUE (device, receiver, state, first)
+) STRICT;
 
 DROP INDEX message_sent;
 CREATE INDEX message_device ON message (device, counter);
@@ -171,6 +171,25 @@ CREATE TABLE infile (
 	ended    TEXT    NOT NULL DEFAULT '', -- why what still comes is dropped
 	UNIQUE (sender, device, counter)
 ) STRICT;
+`
+
+const schemaLists = `
+-- Lists, ours and those that we are in, as they were at some time: what is written to
+-- one names it by its id. Of those with one name and owner one is current, or none.
+CREATE TABLE list (
+	id      BLOB    NOT NULL,
+	name    TEXT    NOT NULL,
+	owner   TEXT    NOT NULL,
+	members TEXT    NOT NULL, -- with spaces between
+	at      INTEGER NOT NULL,
+	current INTEGER NOT NULL,
+	PRIMARY KEY (id, owner)
+) STRICT;
+CREATE INDEX list_name ON list (name, owner);
+
+-- The list that a message is to; its receivers are some of the members then.
+ALTER TABLE message ADD COLUMN list BLOB;
+CREATE INDEX message_list ON message (list, seq) WHERE list IS NOT NULL;
 `
 
 // storeApplication is "NIPC", the application_id of a file of ours.
