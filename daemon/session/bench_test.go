@@ -1,14 +1,21 @@
 package session_test
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/noipchat/noipchat/daemon/client"
 	"github.com/noipchat/noipchat/daemon/identity"
+	"github.com/noipchat/noipchat/daemon/message"
 	"github.com/noipchat/noipchat/daemon/wire"
 )
 
@@ -140,4 +147,53 @@ func processorTime() time.Duration {
 	var u syscall.Rusage
 	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkFile sends a file of 256 MiB between two devices with their real stores,
+// over real sockets, and a text every 20 ms beside it. The memory is that of both
+// devices and the server together, above what they had before.
+func BenchmarkFile(b *testing.B) {
+	s := open(b, loopback{}, b.TempDir(), options{})
+	s.add("alice", "bob")
+	alice, bob := s.enter("alice").come(), s.enter("bob").come()
+	path := filepath.Join(b.TempDir(), "large")
+	f, err := os.Create(path)
+	check(b, err)
+	const size = 256 << 20
+	_, err = io.CopyN(f, rand.NewChaCha8([32]byte{1}), size)
+	check(b, errors.Join(err, f.Close()))
+	for b.Loop() {
+		m := alice.sendFile(path, bob)
+		var heap runtime.MemStats
+		var most uint64
+		var delays []time.Duration
+		for !final(alice.fate(m, bob.address()).State) {
+			start := time.Now()
+			text := alice.send("beside it", bob)
+			alice.until("a text", func() bool { return final(alice.fate(text, bob.address()).State) })
+			delays = append(delays, time.Since(start))
+			runtime.ReadMemStats(&heap)
+			most = max(most, heap.HeapInuse)
+			time.Sleep(20 * time.Millisecond)
+		}
+		bob.until("the file", func() bool { names, _ := bob.named(); return len(names) > 0 })
+		slices.Sort(delays)
+		b.ReportMetric(float64(delays[len(delays)/2].Microseconds())/1000, "ms-text-p50")
+		b.ReportMetric(float64(delays[len(delays)*99/100].Microseconds())/1000, "ms-text-p99")
+		b.ReportMetric(float64(most)/(1<<20), "MiB-heap")
+	}
+	b.SetBytes(size)
+}
+
+func final(s message.State) bool { return s >= message.Delivered }
+
+// named are the names of files that have come.
+func (p *person) named() (names []string, err error) {
+	history, err := p.store.History(client.Query{Only: client.In})
+	for _, m := range history {
+		if m.File != nil {
+			names = append(names, m.File.Name)
+		}
+	}
+	return names, err
 }
