@@ -31,6 +31,7 @@ func TestExplain(t *testing.T) {
 		{fmt.Errorf("frame: %w", message.ErrMalformed), ExitProtocol, "same version"},
 		{context.DeadlineExceeded, ExitNotYet, "--timeout"},
 		{fmt.Errorf("writing: %w", syscall.EIO), ExitIO, ""},
+		{fmt.Errorf("writing: %w", syscall.ENOSPC), ExitIO, "df -h"},
 		{errors.New("surprise"), ExitFault, "report"},
 	} {
 		e := Explain(x.err)
@@ -44,7 +45,7 @@ func TestExplain(t *testing.T) {
 func TestErrorText(t *testing.T) {
 	var b bytes.Buffer
 	Report(&b, "noipctl", &Error{ExitRefused, errors.New("no\nhint: \x1b[31mrm -rf /\r\nnoipctl: done\n"), "wait\nor not"})
-	want := "noipctl: no\n  hint: \ufffd[31mrm -rf /\ufffd\n  noipctl: done\nhint: wait\ufffdor not\n"
+	want := "noipctl: no\n  hint: \ufffd[31mrm -rf /\ufffd\n  noipctl: done\nhint: wait\n  or not\n"
 	if b.String() != want {
 		t.Errorf("have %q, want %q", b.String(), want)
 	}

@@ -29,7 +29,7 @@ const (
 type Error struct {
 	Code int
 	Err  error
-	Hint string // one line; "": nobody knows
+	Hint string // our own words, no text from elsewhere; "": nobody knows
 }
 
 func (e *Error) Error() string { return e.Err.Error() }
@@ -59,6 +59,8 @@ func Explain(err error) *Error {
 		return &Error{ExitNotYet, err, "give it more time with --timeout"}
 	case errors.Is(err, message.ErrMalformed):
 		return &Error{ExitProtocol, err, "do both sides run the same version?"}
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return &Error{ExitIO, err, "make room there: df -h"}
 	case system, errors.Is(err, io.ErrShortWrite):
 		return &Error{ExitIO, err, ""}
 	}
@@ -76,8 +78,13 @@ func Report(w io.Writer, program string, e *Error) int {
 		}
 		fmt.Fprintln(w, line)
 	}
-	if e.Hint != "" {
-		fmt.Fprintln(w, "hint: "+Sanitise(e.Hint))
+	for i, line := range strings.Split(e.Hint, "\n") {
+		switch {
+		case i > 0:
+			fmt.Fprintln(w, "  "+Sanitise(line))
+		case line != "":
+			fmt.Fprintln(w, "hint: "+Sanitise(line))
+		}
 	}
 	return e.Code
 }

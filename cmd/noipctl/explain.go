@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"io/fs"
 
 	"github.com/noipchat/noipchat/cmd/cli"
 	"github.com/noipchat/noipchat/daemon/config"
@@ -14,6 +15,8 @@ func explain(err error) *cli.Error {
 	switch {
 	case errors.As(err, &bad):
 		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: bad.Hint()}
+	case errors.Is(err, control.ErrUnreachable) && errors.Is(err, fs.ErrNotExist):
+		return &cli.Error{Code: cli.ExitUnreachable, Err: err, Hint: "does it run (systemctl status noipchat)? It begins when there is a configuration, /etc/noipchat/noipchat.toml.\nOr is its socket elsewhere (--socket)?"}
 	case errors.Is(err, control.ErrUnreachable):
 		return &cli.Error{Code: cli.ExitUnreachable, Err: err, Hint: "does it run (systemctl status noipchat), and is that its socket (--socket)?"}
 	case errors.Is(err, control.ErrPermission):
@@ -21,7 +24,7 @@ func explain(err error) *cli.Error {
 	case errors.Is(err, control.ErrProtocol):
 		return &cli.Error{Code: cli.ExitProtocol, Err: err, Hint: "is that the socket of a noipchatd of this version?"}
 	case errors.Is(err, control.ErrConfig):
-		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: "the server goes on with the configuration it had; correct the file and reload again"}
+		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: "the server goes on with the configuration it had; reload again when this is mended"}
 	case errors.Is(err, control.ErrNotFound):
 		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "the list command shows what there is"}
 	case errors.Is(err, control.ErrIO):

@@ -83,8 +83,11 @@ func (l *loader) unread(path string, err error) {
 	if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
 		err = pe.Err // the path is there already
 	}
-	if errors.Is(err, fs.ErrNotExist) && path == l.main {
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && path == l.main:
 		hint = minimalFile
+	case errors.Is(err, fs.ErrPermission):
+		hint = fmt.Sprintf("the service reads it as the user noipchat: chgrp noipchat %[1]s && chmod g=rX %[1]s", path)
 	}
 	l.fail(place{file: path}, "", hint, "reading configuration: %v", err)
 }
