@@ -151,6 +151,10 @@ func (d *Daemon) openSockets(ctx context.Context) (err error) {
 	d.interfaces.log = d.o.Log
 	d.interfaces.serve = func(l transport.Listener) { d.host.Serve(l) } // it ends without an error when l is closed
 	d.interfaces.receive(systemd.Inherited())
+	d.scrape.handler = d.metrics
+	if d.scraped, err = d.scrape.prepare(c.Metrics.Listen); err != nil {
+		return err
+	}
 	if err := d.interfaces.open(ctx, c.Interfaces); err != nil {
 		return err
 	}
@@ -165,9 +169,7 @@ func (d *Daemon) openSockets(ctx context.Context) (err error) {
 		return fmt.Errorf("opening the control socket: %w", err)
 	}
 	d.interfaces.dropRest()
-	d.scrape.handler = d.metrics
-	d.scraped, err = d.scrape.prepare(c.Metrics.Listen)
-	return err
+	return nil
 }
 
 // Run serves until ctx is done. Then it takes nobody in any more, tells the

@@ -96,6 +96,9 @@ func (s *interfaces) listen(ctx context.Context, i config.Interface) (transport.
 		return transport.FromFile(f)
 	}
 	l, err := transport.Listen(ctx, i.Kind, i.Bind)
+	if errors.Is(err, syscall.EACCES) && i.Kind == "tcp" && systemd.Managed() {
+		err = fmt.Errorf("%w: systemd must open a port below 1024: systemctl daemon-reload && systemctl restart noipchat.socket noipchat.service", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("interface %s: %w", i.Bind, err)
 	}
@@ -251,7 +254,8 @@ func (s *interfaces) close() {
 		}
 		s.doors[n].l = nil
 	}
-	for _, f := range s.given {
+	for _, f := range s.given { // some are left only if Open has failed
+		systemd.TurnAway(f)
 		f.Close()
 	}
 	s.given = nil

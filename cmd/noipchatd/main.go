@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/noipchat/noipchat/cmd/cli"
 	"github.com/noipchat/noipchat/daemon"
@@ -81,7 +82,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return report(stderr, err)
 	}
-	return report(stderr, serve(o))
+	code := report(stderr, serve(o))
+	if code == cli.ExitConfig && systemd.Managed() {
+		// Whoever connects starts us again. Too many starts in a row, and systemd gives the socket up.
+		time.Sleep(time.Second)
+	}
+	return code
 }
 
 // serve runs the server until a signal ends it.
@@ -94,6 +100,9 @@ func serve(o daemon.Options) error {
 
 	c, err := config.Load(o.Config) // for where to log; Open reads it again
 	if err != nil {
+		for _, s := range systemd.Inherited() {
+			systemd.TurnAway(s.File)
+		}
 		return err
 	}
 	if o.Log, o.Reopen, err = logger(c.Log); err != nil {
@@ -163,7 +172,7 @@ func explain(err error) *cli.Error {
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: "no interface of this machine has that address: ip addr"}
 	case errors.Is(err, os.ErrPermission):
-		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "run it as the user noipchat, or give other folders with --state and --runtime"}
+		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "as a service it is the user noipchat, whose all of its state must be: chown -R noipchat: /var/lib/noipchat\nBy hand, run it as that user, or give other folders with --state and --runtime"}
 	}
 	return cli.Explain(err)
 }

@@ -59,6 +59,22 @@ func describe(f *os.File) (Socket, error) {
 	return Socket{l.Addr().Network(), l.Addr().String(), f}, nil
 }
 
+// TurnAway closes the connections that wait at a given socket. A service that can't
+// serve them must do so before it ends: the service manager sees them wait, and would
+// start it again at once, over and over.
+func TurnAway(f *os.File) {
+	withFD(f, func(fd int) error {
+		for range unix.SOMAXCONN { // new ones come all the time, perhaps
+			c, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC) // it doesn't wait: describe saw to that
+			if err != nil {
+				return err
+			}
+			unix.Close(c)
+		}
+		return nil
+	})
+}
+
 // StoreSocket has the service manager keep a copy of a socket for the next process
 // of this service, by a name of its own: a socket that has it already is replaced.
 // Without a service manager it does nothing.

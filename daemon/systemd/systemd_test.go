@@ -3,6 +3,7 @@ package systemd
 import (
 	"bytes"
 	"context"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -102,6 +103,35 @@ func TestStore(t *testing.T) {
 	if s, err := describe(stored); err == nil {
 		t.Errorf("one that was shut down is %+v", s)
 	}
+}
+
+func TestTurnAway(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var waiting []net.Conn
+	for range 3 {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		waiting = append(waiting, c)
+	}
+	TurnAway(f)
+	for _, c := range waiting {
+		if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Errorf("have %d, %v", n, err)
+		}
+	}
+	TurnAway(f) // nobody waits, and neither does it
 }
 
 // TestInherited runs this program again as a service with three files: two that
