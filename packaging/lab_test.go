@@ -137,6 +137,16 @@ func TestService(t *testing.T) {
 			// One unit stops and starts it all.
 			h.want(connect+"systemctl stop noipchat.socket noipchat.service; connect 127.0.0.1 10001; systemctl start noipchat.socket; connect 127.0.0.1 10001; noipctl status >/dev/null && systemctl is-active noipchat",
 				"10001 down\n10001 up\nactive")
+			// With a mistake it does not start, however many connect; the sockets stay, and serve when it is mended.
+			h.configure("max_hopp = 3\n" + house)
+			h.want(connect+"! systemctl restart noipchat 2>&1; for i in $(seq 40); do connect 127.0.0.1 10001; done | sort | uniq -c; noipctl --timeout 20s status 2>&1; systemctl is-active noipchat.socket noipchat-tcp-0.0.0.0:10001.socket",
+				"40 10001 up", "went away", "active\nactive")
+			h.configure(house)
+			h.want(connect+"until systemctl start noipchat; do sleep 0.2; done; connect 127.0.0.1 10001; noipctl status; systemctl --failed --no-legend | wc -l; journalctl -u 'noipchat*.socket' | grep -c 'rigger limit' || true",
+				"10001 up", "listening tcp [::]:10001", "\n0\n0")
+			// The control socket is noipchat-admin's also if the server makes it.
+			h.want("systemctl stop noipchat.socket noipchat.service && systemctl mask -q noipchat.socket && systemctl start noipchat.service && stat -c '%U:%G %a' /run/noipchat/control.sock && systemctl unmask -q noipchat.socket && systemctl stop noipchat.service && systemctl start noipchat.socket noipchat.service",
+				"noipchat:noipchat-admin 660")
 			score := h.sh("systemd-analyze security noipchat.service | tail -1")
 			var exposure float64
 			if _, err := fmt.Sscanf(score[strings.LastIndex(score, ":")+1:], "%f", &exposure); err != nil || exposure > 1.1 {

@@ -33,6 +33,18 @@ func rpm(t *testing.T, build int, name string) string {
 	return pkg(t, build, name+"-[0-9]*."+map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]+".rpm")
 }
 
+// readme is what the README has a server's administrator do after the installation,
+// up to his users.
+func readme(t *testing.T) string {
+	t.Helper()
+	_, block, _ := strings.Cut(read(t, "../README.md"), "    apt install ./noipchat_*_amd64.deb\n")
+	block, _, ok := strings.Cut(block, "    noipctl user add")
+	if !ok {
+		t.Fatal("the README doesn't say how to install")
+	}
+	return strings.ReplaceAll("\n"+block, "\n    ", "\n")
+}
+
 // push copies a package there under a short name.
 func (h *host) push(file, name string) {
 	h.t.Helper()
@@ -112,16 +124,15 @@ func TestPackages(t *testing.T) {
 	server.push(deb(t, 2, "noipchat"), "2.deb")
 
 	start := time.Now()
-	server.sh(install + "/root/1.deb")
+	server.want(install+"/root/1.deb", "noipchat waits for its configuration")
 	server.want("systemctl is-enabled noipchat.socket noipchat.service; systemctl is-active noipchat.socket noipchat.service; systemctl --failed --no-legend | wc -l",
 		"enabled\nenabled\ninactive\ninactive\n0")
-	server.want("stat -c '%U:%G %a' /etc/noipchat /etc/noipchat/conf.d /run/noipchat", "root:noipchat 750\nroot:noipchat 750\nnoipchat:noipchat 755")
-	server.configure(house)
-	server.sh("systemctl daemon-reload && systemctl start noipchat.socket")
+	server.want("stat -c '%U:%G %a' /etc/noipchat /etc/noipchat/conf.d /run/noipchat", "root:noipchat 750\nroot:noipchat 750\nnoipchat:noipchat-admin 2755")
+	address := strings.Fields(server.sh("hostname -I"))[0]
+	server.sh(strings.ReplaceAll(readme(t), "203.0.113.5", address))
 	server.sh("for u in alice bob carol dave; do echo correct horse | noipctl user add $u --password-stdin; done")
 	server.sh("systemctl stop noipchat.service")
 	server.want("! systemctl is-active noipchat.service", "inactive")
-	address := strings.Fields(server.sh("hostname -I"))[0]
 	login := func(h *host, user string) {
 		h.sh(fmt.Sprintf("echo correct horse | noipchat --profile %[1]s login %[1]s@server1 --server %[2]s:10001 --trust-first --password-stdin", user, address))
 	}
@@ -132,6 +143,8 @@ func TestPackages(t *testing.T) {
 	right.want("noipchat --profile bob receive --timeout 20s", "the first one")
 	t.Logf("from the beginning of the installation to the first message: %.1f s", time.Since(start).Seconds())
 
+	server.configure(house)
+	server.sh("noipctl reload")
 	login(left, "carol")
 	login(right, "dave")
 	follow := func(h *host, user string) {
@@ -183,6 +196,14 @@ func TestPackages(t *testing.T) {
 			}
 		}
 	}
+
+	// With a mistake in the configuration an upgrade leaves alone what runs.
+	pid = server.sh("systemctl show -p MainPID --value noipchat")
+	server.configure("max_hopp = 3\n" + house)
+	server.want(install+"/root/1.deb 2>&1", "noipchat.toml:1: unknown key max_hopp", "the version before goes on running")
+	server.want("systemctl show -p MainPID --value noipchat; noipctl status", pid, "REFUSED")
+	server.want("test -e /usr/share/doc/noipchat/spool.md; umask 077; echo >/etc/noipchat/conf.d/new.toml; noipctl reload 2>&1; systemd-tmpfiles --create noipchat.conf; stat -c '%G %a' /etc/noipchat/conf.d/new.toml; rm /etc/noipchat/conf.d/new.toml",
+		"new.toml: reading configuration: permission denied", "noipchat 640")
 
 	// A log in a file, rotated.
 	server.configure("log = \"/var/log/noipchat/noipchat.log\"\n" + house)
@@ -243,7 +264,7 @@ func TestRPM(t *testing.T) {
 
 	h.sh("rpm -i --nodeps /root/1.rpm /root/client.rpm && rpm -V --nodeps noipchat noipchat-client")
 	h.want("stat -c '%U:%G %a' /etc/noipchat /run/noipchat; systemctl is-enabled noipchat.socket noipchat.service; systemctl --failed --no-legend | wc -l",
-		"root:noipchat 750\nnoipchat:noipchat 755\nenabled\nenabled\n0")
+		"root:noipchat 750\nnoipchat:noipchat-admin 2755\nenabled\nenabled\n0")
 	h.want("rpm -qd noipchat", "/usr/share/man/man8/noipchatd.8.gz", "examples/noipchat.toml")
 	h.configure(house)
 	h.want(connect+"systemctl daemon-reload && systemctl enable --now noipchat.socket noipchat.service && connect ::1 10001", "10001 up")
