@@ -97,7 +97,7 @@ func (s *interfaces) listen(ctx context.Context, i config.Interface) (transport.
 	}
 	l, err := transport.Listen(ctx, i.Kind, i.Bind)
 	if errors.Is(err, syscall.EACCES) && i.Kind == "tcp" && systemd.Managed() {
-		err = fmt.Errorf("%w: systemd must open a port below 1024: systemctl daemon-reload && systemctl restart noipchat.socket noipchat.service", err)
+		err = fmt.Errorf("%w: systemd must open a port below 1024: systemctl daemon-reload && systemctl stop noipchat.socket noipchat.service && systemctl start noipchat.socket noipchat.service", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("interface %s: %w", i.Bind, err)

@@ -144,6 +144,18 @@ func TestService(t *testing.T) {
 			h.configure(house)
 			h.want(connect+"until systemctl start noipchat; do sleep 0.2; done; connect 127.0.0.1 10001; noipctl status; systemctl --failed --no-legend | wc -l; journalctl -u 'noipchat*.socket' | grep -c 'rigger limit' || true",
 				"10001 up", "listening tcp [::]:10001", "\n0\n0")
+			// Only systemd can open a port below 1024.
+			h.configure(house + "[[interface]]\nbind = \"127.0.0.1:443\"\n")
+			h.want(connect+`! noipctl reload 2>&1
+systemctl daemon-reload && systemctl stop noipchat.socket noipchat.service && systemctl start noipchat.socket noipchat.service
+connect 127.0.0.1 443; connect 127.0.0.1 10001; systemctl --failed --no-legend | wc -l`,
+				"permission denied: systemd must open a port below 1024: systemctl daemon-reload && systemctl stop noipchat.socket noipchat.service && systemctl start", "443 up\n10001 up\n0")
+			// As the manual says, nothing is left of one that goes.
+			h.configure(house)
+			h.want("noipctl reload && systemctl daemon-reload && systemctl stop noipchat-tcp-127.0.0.1:443.socket; systemctl reset-failed 'noipchat-*'; systemctl restart noipchat; systemctl list-units --all --no-legend 'noipchat*' | wc -l; systemctl --failed --no-legend | wc -l",
+				"4\n0")
+			// Its group may administer.
+			h.want("useradd -G noipchat-admin carol && setpriv --reuid=carol --regid=carol --init-groups noipctl status", "listening")
 			// The control socket is noipchat-admin's also if the server makes it.
 			h.want("systemctl stop noipchat.socket noipchat.service && systemctl mask -q noipchat.socket && systemctl start noipchat.service && stat -c '%U:%G %a' /run/noipchat/control.sock && systemctl unmask -q noipchat.socket && systemctl stop noipchat.service && systemctl start noipchat.socket noipchat.service",
 				"noipchat:noipchat-admin 660")

@@ -85,7 +85,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	code := report(stderr, serve(o))
 	if code == cli.ExitConfig && systemd.Managed() {
 		// Whoever connects starts us again. Too many starts in a row, and systemd gives the socket up.
-		time.Sleep(time.Second)
+		time.Sleep(time.Second / 2)
 	}
 	return code
 }
@@ -172,7 +172,7 @@ func explain(err error) *cli.Error {
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: "no interface of this machine has that address: ip addr"}
 	case errors.Is(err, os.ErrPermission):
-		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "as a service it is the user noipchat, whose all of its state must be: chown -R noipchat: /var/lib/noipchat\nBy hand, run it as that user, or give other folders with --state and --runtime"}
+		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "the service runs as the user noipchat, and all of its state must be his: chown -R noipchat: /var/lib/noipchat\nBy hand, run it as that user, or give other folders with --state and --runtime"}
 	}
 	return cli.Explain(err)
 }
