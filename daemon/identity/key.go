@@ -26,7 +26,7 @@ type Key struct {
 
 type secret struct {
 	seed   [32]byte
-	x25519 []byte // the private scalar, as HKDF gave it; X25519 clamps it
+	x25519 *ecdh.PrivateKey
 	sign   ed25519.PrivateKey
 	public PublicKey
 }
@@ -46,15 +46,11 @@ func NewKey() Key {
 
 // KeyFromSeed makes the key that belongs to a seed. It is always the same one.
 func KeyFromSeed(seed [32]byte) Key {
-	s := &secret{
-		seed:   seed,
-		x25519: derive(seed, infoX25519),
-		sign:   ed25519.NewKeyFromSeed(derive(seed, infoEd25519)),
-	}
-	x, err := ecdh.X25519().NewPrivateKey(s.x25519)
+	x, err := ecdh.X25519().NewPrivateKey(derive(seed, infoX25519))
 	if err != nil {
 		panic(err) // only for a length other than 32
 	}
+	s := &secret{seed: seed, x25519: x, sign: ed25519.NewKeyFromSeed(derive(seed, infoEd25519))}
 	copy(s.public[:32], x.PublicKey().Bytes())
 	copy(s.public[32:], s.sign.Public().(ed25519.PublicKey))
 	return Key{func() *secret { return s }}
@@ -71,10 +67,8 @@ func derive(seed [32]byte, info string) []byte {
 // Public returns the public half.
 func (k Key) Public() PublicKey { return k.open().public }
 
-// X25519 returns copies of the channel's key pair, 32 bytes each, as Noise takes them.
-func (k Key) X25519() (private, public []byte) {
-	return append([]byte(nil), k.open().x25519...), append([]byte(nil), k.open().public[:32]...)
-}
+// X25519 returns the half that opens channels. It does print itself.
+func (k Key) X25519() *ecdh.PrivateKey { return k.open().x25519 }
 
 // Sign returns the Ed25519 signature (RFC 8032) of msg, 64 bytes. The caller puts
 // in front of msg what it is for, so that no signature fits two purposes.

@@ -2,9 +2,11 @@ package wire
 
 import (
 	"bytes"
+	"crypto/rand"
 	"fmt"
 	"testing"
 
+	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
 )
 
@@ -99,4 +101,32 @@ func BenchmarkFrame(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkHandshake shakes hands over memory, both sides in turn. One operation is
+// both sides' work.
+func BenchmarkHandshake(b *testing.B) {
+	ours, theirs := identity.KeyFromSeed([32]byte{1}), identity.KeyFromSeed([32]byte{2})
+	payload := make([]byte, 100)
+	b.ReportAllocs()
+	for b.Loop() {
+		var stream bytes.Buffer
+		from, err := newHandshake(&stream, ours.X25519(), true, Magic, rand.Reader)
+		if err != nil {
+			b.Fatal(err)
+		}
+		to, err := newHandshake(&stream, theirs.X25519(), false, Magic, rand.Reader)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for range 3 {
+			if err := from.write(nil, payload); err != nil {
+				b.Fatal(err)
+			}
+			if _, err := to.read(maxMsg); err != nil {
+				b.Fatal(err)
+			}
+			from, to = to, from
+		}
+	}
 }

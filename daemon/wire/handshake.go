@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"crypto/ecdh"
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
@@ -11,8 +12,6 @@ import (
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/transport"
 )
-
-var suite = noise.NewCipherSuite(noise.DH25519, noise.CipherAESGCM, noise.HashSHA256)
 
 // The handshake is Noise_XX_25519_AESGCM_SHA256 with Magic as its prologue:
 //
@@ -51,8 +50,7 @@ func answer(conn transport.Conn, key identity.Key, hello ServerHello, random io.
 		}
 		return nil, ch, broken("%q is no beginning of a NoIPChat connection", magic[:])
 	}
-	private, _ := key.X25519()
-	h, err := newHandshake(conn, noise.DHKey{Private: private, Public: public[:32]}, false, Magic, random)
+	h, err := newHandshake(conn, key.X25519(), false, Magic, random)
 	if err != nil {
 		return nil, ch, err
 	}
@@ -88,8 +86,7 @@ func Open(conn transport.Conn, key identity.Key, meet func(ServerHello) (ClientH
 
 func open(conn transport.Conn, key identity.Key, meet func(ServerHello) (ClientHello, error), random io.Reader) (*Conn, error) {
 	public := key.Public()
-	private, _ := key.X25519()
-	h, err := newHandshake(conn, noise.DHKey{Private: private, Public: public[:32]}, true, Magic, random)
+	h, err := newHandshake(conn, key.X25519(), true, Magic, random)
 	if err != nil {
 		return nil, err
 	}
@@ -131,17 +128,61 @@ type handshake struct {
 	toServer, toClient *noise.CipherState // after the last message
 }
 
-func newHandshake(conn io.ReadWriter, static noise.DHKey, initiator bool, prologue string, random io.Reader) (*handshake, error) {
+func newHandshake(conn io.ReadWriter, static *ecdh.PrivateKey, initiator bool, prologue string, random io.Reader) (*handshake, error) {
+	var dh diffieHellman
 	hs, err := noise.NewHandshakeState(noise.Config{
-		CipherSuite:   suite,
+		CipherSuite:   noise.NewCipherSuite(&dh, noise.CipherAESGCM, noise.HashSHA256),
 		Random:        random,
 		Pattern:       noise.HandshakeXX,
 		Initiator:     initiator,
 		Prologue:      []byte(prologue),
-		StaticKeypair: static,
+		StaticKeypair: dh.keep(static),
 	})
 	return &handshake{HandshakeState: hs, conn: conn}, err
 }
+
+// diffieHellman is X25519 for one handshake, in the place of the one that comes with
+// Noise. That one is given private keys as bytes, and package ecdh computes the public
+// key of any bytes that it makes a key of, which takes as long as a shared secret.
+// This one keeps the two keys; what Noise takes for their bytes is their place.
+type diffieHellman struct {
+	keys [2]*ecdh.PrivateKey
+	n    byte
+}
+
+func (d *diffieHellman) keep(k *ecdh.PrivateKey) noise.DHKey {
+	d.keys[d.n] = k
+	d.n++
+	return noise.DHKey{Private: []byte{d.n - 1}, Public: k.PublicKey().Bytes()}
+}
+
+// GenerateKeypair implements noise.DHFunc, once in a handshake.
+func (d *diffieHellman) GenerateKeypair(random io.Reader) (noise.DHKey, error) {
+	var private [32]byte
+	if _, err := io.ReadFull(random, private[:]); err != nil {
+		return noise.DHKey{}, err
+	}
+	k, err := ecdh.X25519().NewPrivateKey(private[:])
+	if err != nil {
+		return noise.DHKey{}, err
+	}
+	return d.keep(k), nil
+}
+
+// DH implements noise.DHFunc.
+func (d *diffieHellman) DH(private, public []byte) ([]byte, error) {
+	theirs, err := ecdh.X25519().NewPublicKey(public)
+	if err != nil {
+		return nil, err
+	}
+	return d.keys[private[0]].ECDH(theirs)
+}
+
+// DHLen implements noise.DHFunc.
+func (*diffieHellman) DHLen() int { return 32 }
+
+// DHName implements noise.DHFunc.
+func (*diffieHellman) DHName() string { return "25519" }
 
 // write sends what comes before and the next message with a payload, at once.
 func (h *handshake) write(before, payload []byte) error {
