@@ -41,12 +41,13 @@ func (r *Relay) Bounce(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry,
 
 func (r *Relay) owe(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, report message.Report) {
 	var env message.Envelope
-	if err := env.Parse(q.Raw(e)); err != nil || env.Kind == message.Receipt || env.Kind == message.Bounce || env.From.User() == "" {
+	raw := q.Raw(e)
+	if err := env.ParseHead(raw); err != nil || env.Kind == message.Receipt || env.Kind == message.Bounce || env.From.User() == "" {
 		q.Forget(e) // no receipt for a receipt, and nobody to tell
 		return
 	}
 	receiver := message.Address(Destination(q.Name()))
-	if env.From == receiver && !slices.Contains(env.To, receiver) {
+	if env.From == receiver && (env.Parse(raw) != nil || !slices.Contains(env.To, receiver)) {
 		q.Forget(e) // the copy for another device of the author's
 		return
 	}
