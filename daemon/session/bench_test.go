@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/noipchat/noipchat/daemon/client"
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/spool"
 	"github.com/noipchat/noipchat/daemon/wire"
 )
 
@@ -69,6 +71,73 @@ func BenchmarkRelay(b *testing.B) {
 	if n := s.relay.Stats().Held.Load(); n > uint64(b.N/100) {
 		b.Errorf("%d of %d went by the disk", n, b.N)
 	}
+}
+
+// BenchmarkFanout sends texts of 1 KiB from a device to many that ack each after a
+// while, over real sockets, with 16 under way. One operation is a message for all;
+// the processor time is for one receiver, the devices' own work included.
+func BenchmarkFanout(b *testing.B) {
+	for _, c := range []struct {
+		receivers int
+		late      time.Duration
+	}{{100, 0}, {1000, 0}, {100, 100 * time.Millisecond}, {100, 2 * time.Second}} {
+		b.Run(fmt.Sprintf("receivers=%d/late=%v", c.receivers, c.late), func(b *testing.B) {
+			fanOut(b, c.receivers, c.late)
+		})
+	}
+}
+
+func fanOut(b *testing.B, receivers int, late time.Duration) {
+	s := open(b, loopback{}, b.TempDir(), options{spool: spool.Options{JournalFile: 32 << 20, JournalFiles: 6}})
+	s.add("sender")
+	sender := s.enter("sender").raw(b)
+	var groups [][]message.Address
+	for i := range receivers {
+		name := fmt.Sprintf("user%04d", i)
+		s.add(name)
+		key := identity.NewKey()
+		s.knock(b, key, byPassword(name, password))
+		c, _ := s.shake(b, key, func(h *wire.ClientHello) { h.Method, h.User = wire.ByDevice, name })
+		r := &raw{t: b, conn: c}
+		b.Cleanup(func() { c.Close() })
+		go func() {
+			for {
+				n := r.receive()
+				if n < 0 {
+					return
+				}
+				if n > 0 {
+					time.Sleep(late) // the network's
+					r.received += uint64(n)
+					r.say(wire.AppendAck(nil, &wire.Ack{Upto: r.received}))
+				}
+			}
+		}()
+		if i%message.MaxTo == 0 {
+			groups = append(groups, nil)
+		}
+		last := &groups[len(groups)-1]
+		*last = append(*last, message.Join(name, home))
+	}
+	const window = 16
+	body := strings.Repeat("a", 1024)
+	b.ResetTimer()
+	cpu, parts := processorTime(), uint64(len(groups))
+	for sent := 0; sender.upto < uint64(b.N)*parts; {
+		for ; sent < b.N && sent-int(sender.upto/parts) < window; sent++ {
+			for _, to := range groups {
+				check(b, sender.say(sender.envelope(body, nil, to...)))
+			}
+		}
+		if n := sender.receive(); n > 0 { // receipts
+			sender.received += uint64(n)
+			sender.say(wire.AppendAck(nil, &wire.Ack{Upto: sender.received}))
+		}
+	}
+	b.StopTimer()
+	used := processorTime() - cpu
+	b.ReportMetric(float64(used.Microseconds())/float64(b.N*receivers), "µs-cpu/delivery")
+	b.ReportMetric(float64(s.relay.Stats().Held.Load())/float64(b.N*receivers), "held/delivery")
 }
 
 // receive reads once and counts the envelopes, or returns -1 at the end. It notes

@@ -106,10 +106,18 @@ func grow[T any](ring []T, first, next uint64) []T {
 func (i *incoming) at(n uint64) *submitted { return &i.ring[n&uint64(len(i.ring)-1)] }
 func (o *outgoing) at(n uint64) *sent      { return &o.ring[n&uint64(len(o.ring)-1)] }
 
+// maxReads bounds what a device can say before others are given any of it: the more
+// messages share a write the better, but they wait.
+const maxReads = 4
+
 // run reads until the connection ends, and says why it did.
 func (s *session) run() error {
 	for {
-		if err := s.conn.Receive(s.eachFn); err != nil {
+		err := s.conn.Receive(s.eachFn)
+		for n := 1; n < maxReads && err == nil && s.conn.More(); n++ {
+			err = s.conn.Receive(s.eachFn)
+		}
+		if err != nil {
 			s.host.relay.Close(&s.turn, &s.ledger)
 			s.turn.Run()
 			return err
@@ -233,11 +241,13 @@ func (s *session) Settled(t *spool.Turn, token uint64, state message.State, no *
 		s.mu.Unlock()
 		return
 	}
-	if state != message.Delivered {
-		s.exceptions = append(s.exceptions, wire.Exception{Number: n, Receiver: receiver, State: state, Refusal: no})
-	}
 	f := in.at(n)
 	f.left--
+	news := f.left == 0 // of a frame with many receivers, each of them is none
+	if state != message.Delivered {
+		s.exceptions = append(s.exceptions, wire.Exception{Number: n, Receiver: receiver, State: state, Refusal: no})
+		news = true
+	}
 	if n == in.first {
 		for in.first < in.next && in.at(in.first).left == 0 {
 			in.first++
@@ -245,9 +255,11 @@ func (s *session) Settled(t *spool.Turn, token uint64, state message.State, no *
 	} else if f.left == 0 {
 		in.beyond = true
 	}
-	s.owesAck = true
+	s.owesAck = s.owesAck || news
 	s.mu.Unlock()
-	t.Wake(s)
+	if news {
+		t.Wake(s)
+	}
 }
 
 // acks ends what the device has on its disk.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -166,6 +167,42 @@ func TestEnds(t *testing.T) {
 			if !errors.Is(err, net.ErrClosed) {
 				t.Errorf("%s after Close: %v", what, err)
 			}
+		}
+	})
+}
+
+// TestPending: there is something to read when Borrow would not wait.
+func TestPending(t *testing.T) {
+	everywhere(t, func(t *testing.T, a, b Conn) {
+		var l lender
+		if b.Pending() {
+			t.Error("something, and nothing was sent")
+		}
+		send(t, a, string(make([]byte, 150)))
+		arrives := func() {
+			for end := time.Now().Add(5 * time.Second); !b.Pending(); runtime.Gosched() {
+				if time.Now().After(end) {
+					t.Fatal("nothing comes")
+				}
+			}
+		}
+		arrives()
+		l.borrow(b)
+		if !b.Pending() {
+			t.Error("a part was read, and there is nothing")
+		}
+		l.borrow(b)
+		if b.Pending() {
+			t.Error("all was read, and there is something")
+		}
+		a.Close()
+		arrives()
+		if s, err := l.borrow(b); err != io.EOF {
+			t.Errorf("the end: %q, %v", s, err)
+		}
+		b.Close()
+		if b.Pending() {
+			t.Error("something after Close")
 		}
 	})
 }

@@ -215,6 +215,12 @@ func (c *memoryConn) Borrow(lend func() []byte, giveBack func([]byte)) ([]byte, 
 	return b, n, nil
 }
 
+func (c *memoryConn) Pending() bool {
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	return !c.in.readerGone && (len(c.in.data) > 0 || c.in.writerGone)
+}
+
 func (c *memoryConn) TryWrite(b []byte) (int, error) {
 	h := c.out
 	h.mu.Lock()

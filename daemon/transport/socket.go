@@ -101,6 +101,16 @@ func (s *socket) Borrow(lend func() []byte, giveBack func([]byte)) ([]byte, int,
 	return buf, r.n, nil
 }
 
+// Pending implements Conn.
+func (s *socket) Pending() (some bool) {
+	s.raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(p, 0)
+		some = n > 0 && err == nil
+	})
+	return some
+}
+
 func (s *socket) writeOnce(fd uintptr) bool {
 	w := &s.write
 	for w.n < len(w.b) {

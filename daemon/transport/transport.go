@@ -3,10 +3,11 @@
 // what a layer above wants to know of a stream are its properties, and every
 // timer up there is derived from them.
 //
-// A kind of transport is an entry in one table. A Conn is a net.Conn with two
+// A kind of transport is an entry in one table. A Conn is a net.Conn with three
 // additions for the path of a message: Borrow, so that an idle connection holds
 // no buffer, and TryWrite, so that who writes never waits for a slow reader. A
-// deadline in the past ends either at once, whatever there is to read.
+// deadline in the past ends either at once, whatever there is to read. Pending is
+// for who wants to read on before he does something about what he has read.
 //
 // It starts no goroutine, and knows neither records nor keys.
 package transport
@@ -42,6 +43,9 @@ type Conn interface {
 	// then, reads into it once, and returns it with the number of bytes read. If
 	// nothing was read, the buffer went back by giveBack.
 	Borrow(lend func() []byte, giveBack func([]byte)) ([]byte, int, error)
+
+	// Pending tells whether there is something to read: then Borrow does not wait.
+	Pending() bool
 
 	// TryWrite writes as much of b as goes without waiting, perhaps nothing. It
 	// waits only for a Write or TryWrite under way.

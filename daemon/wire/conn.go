@@ -76,6 +76,7 @@ type Conn struct {
 	in      *direction
 	partial []byte // the beginning of a record whose end has not come
 	buf     *[bufferSize]byte
+	full    bool // the last Receive has filled it
 
 	read, written atomic.Uint64 // bytes on the wire
 
@@ -155,6 +156,7 @@ func (c *Conn) Receive(each func(plain []byte) error) error {
 		return err
 	}
 	c.read.Add(uint64(n))
+	c.full = len(c.partial)+n == bufferSize
 	b, err := c.openAll(c.buf[:len(c.partial)+n], each)
 	if len(b) == 0 {
 		c.partial = nil
@@ -164,6 +166,10 @@ func (c *Conn) Receive(each func(plain []byte) error) error {
 	c.backFn(nil)
 	return err
 }
+
+// More tells whether a Receive would not wait, because more has come than the last
+// one had room for. It is for the reader.
+func (c *Conn) More() bool { return c.full && c.conn.Pending() }
 
 // openAll returns what is left of b after the last whole record.
 func (c *Conn) openAll(b []byte, each func(plain []byte) error) ([]byte, error) {
