@@ -50,7 +50,7 @@ func (sp *Spool) fileLoop(committed, told <-chan struct{}) error {
 	for {
 		select {
 		case <-sp.fileSoon:
-			sp.file(false)
+			sp.file(pressed)
 		case <-sp.active:
 			if !armed {
 				armed = true
@@ -62,13 +62,13 @@ func (sp *Spool) fileLoop(committed, told <-chan struct{}) error {
 				continue
 			}
 			armed = false
-			sp.file(false)
+			sp.file(idle)
 		case <-committed:
 			<-told
 			sp.journal.filesMu.Lock()
 			sp.journal.cur = nil
 			sp.journal.filesMu.Unlock()
-			err := sp.file(true)
+			err := sp.file(stopping)
 			sp.journal.close()
 			if errors.Is(err, syscall.ENOSPC) {
 				return nil // the journal has it
@@ -78,23 +78,35 @@ func (sp *Spool) fileLoop(committed, told <-chan struct{}) error {
 	}
 }
 
-// file files everything that is durable in the journal, and recycles the
-// journal's files.
-func (sp *Spool) file(stopping bool) error {
-	err := sp.fileQueues(sp.takeUnfiled())
+// A reason is why something is filed, and so what.
+type reason uint8
+
+const (
+	pressed  reason = iota // the journal has many files: what is in the older half of them
+	idle                   // nothing comes: all that isn't on its way to a pump
+	stopping               // all
+)
+
+// file files what is durable in the journal, and recycles the journal's files.
+func (sp *Spool) file(why reason) error {
+	j := sp.journal
+	upto := ^uint64(0)
+	if why == pressed {
+		upto = j.older() // most of what a busy server has there was taken meanwhile
+	}
+	err := sp.fileQueues(sp.takeUnfiled(), why, upto)
 	if errors.Is(err, syscall.ENOSPC) && sp.spendReserve() {
-		err = sp.fileQueues(sp.takeUnfiled())
+		err = sp.fileQueues(sp.takeUnfiled(), why, upto)
 	}
 	if err != nil {
 		err = fmt.Errorf("filing: %w", err)
 		sp.stats.FileErrors.Add(1)
 		sp.setFull(true, err)
 	}
-	j := sp.journal
 	j.filesMu.Lock()
 	j.fileErr = err
 	j.filesMu.Unlock()
-	j.retire(stopping)
+	j.retire(why == stopping)
 	return err
 }
 
@@ -128,13 +140,13 @@ type newFile struct {
 // fileQueues writes queue files for what the journal has of these queues, many
 // in one commit, and moves the entries there. After an error what was not moved
 // stays in the journal, and its queues on the list.
-func (sp *Spool) fileQueues(queues []*Queue) error {
+func (sp *Spool) fileQueues(queues []*Queue, why reason, upto uint64) error {
 	for len(queues) > 0 {
 		batch := durable.NewBatch(filepath.Join(sp.dir, "queues"))
 		var files []newFile
 		size, n := 0, 0
 		for ; n < len(queues) && size < batchBytes; n++ {
-			for _, f := range queues[n].collect() {
+			for _, f := range queues[n].collect(why, upto) {
 				batch.Add(f.store.path, f.data, 0o600)
 				size += len(f.data)
 				f.data = nil
@@ -157,13 +169,19 @@ func (sp *Spool) fileQueues(queues []*Queue) error {
 	return nil
 }
 
-// collect makes the next queue file of each lane.
-func (q *Queue) collect() (files []newFile) {
+// collect makes the next queue file of each lane, of what is in journal files up to
+// a generation. What a device is being given is likely to be acked before long: that
+// is left in the journal as long as it may be.
+func (q *Queue) collect(why reason, upto uint64) (files []newFile) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.unfiled = false
+	if why == idle && q.pump != nil && !q.refile {
+		q.unfiledLocked() // Detach has it filed
+		return nil
+	}
 	for i := range q.lanes {
-		if f := q.collectLocked(uint8(i)); len(f.entries) > 0 {
+		if f := q.collectLocked(uint8(i), upto); len(f.entries) > 0 {
 			files = append(files, f)
 		}
 	}
@@ -177,8 +195,16 @@ func (q *Queue) collect() (files []newFile) {
 // collectLocked makes a queue file of a lane's entries in the journal, and those
 // of the last queue files if they are not much more than that: so an entry is
 // written again a number of times that grows with the logarithm of the queue.
-func (q *Queue) collectLocked(lane uint8) newFile {
+func (q *Queue) collectLocked(lane uint8, upto uint64) newFile {
 	l := &q.lanes[lane]
+	later := false
+	due := func(e *Entry) bool {
+		if e.store.segment {
+			return false
+		}
+		later = later || e.store.gen > upto && !q.refile
+		return e.store.gen <= upto || q.refile
+	}
 	for l.filed < len(l.ents) {
 		if e := l.ents[l.filed]; e.flags&done == 0 && (e.store == nil || !e.store.segment) {
 			break
@@ -190,12 +216,17 @@ func (q *Queue) collectLocked(lane uint8) newFile {
 	l.owed = slices.DeleteFunc(l.owed, func(e *Entry) bool { return e.flags&forgotten != 0 || e.store.segment })
 	fresh := 0
 	for _, e := range l.owed {
-		fresh += int(e.rec)
-	}
-	for _, e := range l.ents[l.filed:] {
-		if e.flags&(done|isDurable) == isDurable && !e.store.segment {
+		if due(e) {
 			fresh += int(e.rec)
 		}
+	}
+	for _, e := range l.ents[l.filed:] {
+		if e.flags&(done|isDurable) == isDurable && due(e) {
+			fresh += int(e.rec)
+		}
+	}
+	if later {
+		q.unfiledLocked()
 	}
 	f := newFile{q: q}
 	if fresh == 0 && !q.refile {
@@ -219,10 +250,10 @@ func (q *Queue) collectLocked(lane uint8) newFile {
 		from = l.head
 	}
 	entries := slices.DeleteFunc(slices.Clone(l.ents[from:]), func(e *Entry) bool {
-		return e.flags&(done|isDurable) != isDurable || e.store.segment && !slices.Contains(merged, e.store)
+		return e.flags&(done|isDurable) != isDurable || !due(e) && !slices.Contains(merged, e.store)
 	})
 	if len(l.owed) > 0 {
-		entries = append(entries, l.owed...)
+		entries = append(entries, slices.DeleteFunc(slices.Clone(l.owed), func(e *Entry) bool { return !due(e) })...)
 		slices.SortFunc(entries, func(a, b *Entry) int { return cmp.Compare(a.seq, b.seq) })
 	}
 	w := newSegmentWriter(lane)

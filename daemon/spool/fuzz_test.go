@@ -27,6 +27,11 @@ func FuzzRecord(f *testing.F) {
 			if err = p.parse(payload); err == nil {
 				again = p.append(nil)
 			}
+		case recShare:
+			var s shareRecord
+			if err = s.parse(payload); err == nil {
+				again = s.append(nil)
+			}
 		case recDone:
 			var d doneRecord
 			if err = d.parse(payload); err == nil {

@@ -2,11 +2,10 @@ package spool
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,8 +28,10 @@ type journal struct {
 	lastPut atomic.Int64 // when the last Put was committed, nanoseconds since the start
 
 	// of the commit loop
-	buf   []byte
-	batch uint64
+	buf    []byte
+	batch  uint64
+	shared map[*byte]int32 // of a commit: the first op with an envelope, by where its bytes are
+	to     []place
 
 	filesMu sync.Mutex
 	freed   sync.Cond
@@ -71,34 +72,12 @@ type doneRef struct {
 // release ends one claim, and tells whether it was the last.
 func (s *store) release() bool { return s.live.Add(-1) == 0 }
 
-type opKind uint8
-
-const (
-	opPut opKind = iota
-	opDone
-)
-
-// op is something for the journal.
-type op struct {
-	kind  opKind
-	q     *Queue
-	e     *Entry
-	store *store // where a Put was written; nil: it was cancelled, or is there already
-	off   uint32
-	rec   uint32
-	raw   []byte
-	born  uint32
-	ready bool // it is wanted, and its id is in q.ids
-	dup   bool // the queue has it on disk
-	err   error
-}
-
 // doneDelay is how long a Done waits for company: losing one costs a repeat that
 // the device drops.
 const doneDelay = 100 * time.Millisecond
 
 func newJournal(sp *Spool) *journal {
-	j := &journal{sp: sp, wake: make(chan struct{}, 1)}
+	j := &journal{sp: sp, wake: make(chan struct{}, 1), shared: map[*byte]int32{}}
 	j.freed.L = &j.filesMu
 	return j
 }
@@ -124,231 +103,6 @@ func (j *journal) add(ops ...op) {
 	case timer:
 		time.AfterFunc(doneDelay, func() { nudge(j.wake) })
 	}
-}
-
-// commitLoop commits what was added, all that came during the last sync at once,
-// until ctx is done and nothing is left.
-func (sp *Spool) commitLoop(ctx context.Context, tell chan<- []op) error {
-	j := sp.journal
-	for {
-		stopping := false
-		select {
-		case <-j.wake:
-		case <-ctx.Done():
-			stopping = true
-		}
-		j.mu.Lock()
-		ops := j.ops
-		j.ops, j.later = nil, false
-		j.mu.Unlock()
-		if len(ops) > 0 {
-			j.commit(ops, tell)
-		} else if stopping {
-			return nil
-		}
-	}
-}
-
-// commit writes ops and syncs, and passes them on, each Put with its place or an
-// error. What went into one file is told before the next is needed: only what is
-// told can be filed, and only what is filed frees a file.
-func (j *journal) commit(ops []op, tell chan<- []op) {
-	for i := range ops {
-		j.prepare(&ops[i])
-	}
-	for attempt := 0; len(ops) > 0; {
-		n, err := j.write(ops)
-		if err == nil {
-			tell <- ops[:n]
-			ops, attempt = ops[n:], 0
-			continue
-		}
-		if j.cur != nil {
-			j.abandon(err)
-		}
-		if attempt++; attempt == 2 || errors.Is(err, errNoFile) {
-			for i := range ops {
-				if ops[i].ready {
-					ops[i].err, ops[i].store = err, nil
-				}
-			}
-			tell <- ops
-			break
-		}
-	}
-}
-
-// prepare decides whether a Put is still wanted, and gives it its id.
-func (j *journal) prepare(o *op) {
-	if o.kind != opPut {
-		return
-	}
-	o.q.mu.Lock()
-	if o.e.flags&done == 0 {
-		o.raw = o.e.raw
-	}
-	o.q.mu.Unlock()
-	if o.raw == nil {
-		return
-	}
-	id := message.IDOf(o.raw) // without the lock: it takes a while
-	o.q.mu.Lock()
-	defer o.q.mu.Unlock()
-	if o.e.flags&done != 0 {
-		return
-	}
-	o.e.id, o.born = id, o.e.born
-	if _, o.dup = o.q.ids[id]; o.dup {
-		return
-	}
-	if o.q.ids == nil {
-		o.q.ids = map[message.ID]struct{}{}
-	}
-	o.q.ids[id] = struct{}{}
-	o.ready = true
-}
-
-// errNoFile says that there is no room for another Put.
-var errNoFile = errors.New("no room for the journal")
-
-// write writes as many ops as the current file takes, and syncs. It begins
-// another file when the first doesn't fit.
-func (j *journal) write(ops []op) (n int, err error) {
-	if j.cur == nil {
-		if err := j.begin(); err != nil {
-			if j.skipDones(ops) {
-				return len(ops), nil
-			}
-			return 0, err
-		}
-	}
-	s := j.cur
-	limit := j.sp.o.JournalFile - recordHead - 16 // room for the end
-	base := s.off
-	j.batch++
-	b := j.buf[:0]
-	seal := func(at int) { sealRecord(b, at, s.salt, uint64(base+at)) }
-	begin := func() int {
-		at := len(b)
-		b = append(b, make([]byte, recordHead)...)
-		return at
-	}
-	at := begin()
-	b = message.AppendUint(append(b, recBatch), j.batch)
-	seal(at)
-	for n < len(ops) {
-		o := &ops[n]
-		if o.kind == opPut && !o.ready {
-			n++
-			continue
-		}
-		if o.kind == opDone {
-			at, k := begin(), 0
-			b, k = j.appendDones(b, ops[n:])
-			if base+len(b) > limit {
-				b = b[:at]
-				break
-			}
-			seal(at)
-			n += k
-			continue
-		}
-		at := begin()
-		b = (&putRecord{o.q.name, o.e.lane, o.e.seq, o.born, o.e.life, o.e.id, o.raw}).append(b)
-		if base+len(b) > limit-j.sp.o.JournalFile/16 { // the last sixteenth is for Dones
-			b = b[:at]
-			break
-		}
-		seal(at)
-		o.store, o.off, o.rec = s, uint32(base+at), uint32(len(b)-at)
-		n++
-	}
-	full := n < len(ops)
-	if full {
-		at := begin()
-		b = append(b, recEnd)
-		seal(at)
-	}
-	j.buf = b
-	if err := j.sync(s, b); err != nil {
-		return 0, err
-	}
-	if cap(j.buf) > 1<<20 {
-		j.buf = nil
-	}
-	j.filesMu.Lock()
-	s.off = base + len(b)
-	for i := range ops[:n] {
-		o := &ops[i]
-		switch {
-		case o.kind == opPut && o.ready:
-			s.live.Add(1)
-		case o.kind == opDone:
-			o.q.mu.Lock()
-			if seg := o.e.store; seg.segment {
-				s.dones = append(s.dones, doneRef{o.q, o.e, seg})
-			}
-			o.q.mu.Unlock()
-		}
-	}
-	if full {
-		j.cur = nil
-	}
-	j.filesMu.Unlock()
-	if full {
-		j.sp.fileWhenMany()
-	}
-	return n, nil
-}
-
-// skipDones tells whether ops are all Dones or cancelled: on a full disk those
-// are let go, which costs at most repeats that devices drop.
-func (j *journal) skipDones(ops []op) bool {
-	for i := range ops {
-		if ops[i].ready {
-			return false
-		}
-	}
-	return true
-}
-
-// appendDones appends one record for the first Dones that are of one queue and
-// lane and rise.
-func (j *journal) appendDones(b []byte, ops []op) ([]byte, int) {
-	d := doneRecord{queue: ops[0].q.name, lane: ops[0].e.lane}
-	for i := range ops {
-		o := &ops[i]
-		if o.kind != opDone || o.q != ops[0].q || o.e.lane != d.lane || len(d.seqs) == maxDone ||
-			i > 0 && o.e.seq <= d.seqs[i-1] {
-			break
-		}
-		d.seqs = append(d.seqs, o.e.seq)
-	}
-	return d.append(b), len(d.seqs)
-}
-
-func (j *journal) sync(s *store, b []byte) error {
-	st := &j.sp.stats
-	start := time.Now()
-	_, err := s.f.WriteAt(b, int64(s.off))
-	if err == nil {
-		err = s.f.Datasync()
-	}
-	took := uint64(time.Since(start))
-	st.Syncs.Add(1)
-	st.SyncNanos.Add(took)
-	st.Bytes.Add(uint64(len(b)))
-	for {
-		max := st.SyncMaxNanos.Load()
-		if took <= max || st.SyncMaxNanos.CompareAndSwap(max, took) {
-			break
-		}
-	}
-	if err != nil {
-		st.SyncErrors.Add(1)
-		return fmt.Errorf("writing the journal: %w", err)
-	}
-	return nil
 }
 
 // abandon leaves a file in which a write or sync failed: what it says up to the
@@ -448,12 +202,40 @@ func (j *journal) startLocked(f *durable.File) error {
 	return nil
 }
 
-// retire recycles the files, oldest first, that have no entry any more. Dones of
-// entries in queue files that are still there are said again, or, where nobody
-// is left to commit that, keep their file.
+// retire recycles files, and tells who waits for one.
 func (j *journal) retire(stopping bool) {
 	j.filesMu.Lock()
-	var again []op
+	again := j.recycleLocked(stopping)
+	j.filing = false
+	j.freed.Broadcast()
+	j.filesMu.Unlock()
+	if !stopping {
+		j.add(again...)
+	}
+}
+
+// older recycles files, and returns the generation up to which what they have must
+// be filed: the older half if there are still many, all if the disk has no room for
+// another, else none.
+func (j *journal) older() uint64 {
+	j.filesMu.Lock()
+	again := j.recycleLocked(false)
+	upto := uint64(0)
+	switch n := len(j.files); {
+	case j.filing && n < j.sp.o.JournalFiles:
+		upto = ^uint64(0)
+	case n > j.sp.o.JournalFiles/2:
+		upto = j.files[n/2].gen
+	}
+	j.filesMu.Unlock()
+	j.add(again...)
+	return upto
+}
+
+// recycleLocked recycles the files, oldest first, that have no entry any more.
+// Dones of entries in queue files that are still there are to be said again; where
+// nobody is left to commit that, they keep their file.
+func (j *journal) recycleLocked(stopping bool) (again []op) {
 	for len(j.files) > 0 {
 		s := j.files[0]
 		if s == j.cur || s.live.Load() > 0 {
@@ -481,12 +263,7 @@ func (j *journal) retire(stopping bool) {
 		}
 		j.spares = append(j.spares, s.f)
 	}
-	j.filing = false
-	j.freed.Broadcast()
-	j.filesMu.Unlock()
-	if !stopping {
-		j.add(again...)
-	}
+	return again
 }
 
 func (j *journal) close() {
@@ -506,12 +283,13 @@ func (sp *Spool) tellLoop(tell <-chan []op) {
 	var dones []op
 	for ops := range tell {
 		dones = dones[:0]
+		var kept copied
 		for i := range ops {
 			o := &ops[i]
 			if o.kind != opPut {
 				continue
 			}
-			if d, ok := sp.tell(&turn, o); ok {
+			if d, ok := sp.tell(&turn, o, &kept); ok {
 				dones = append(dones, d)
 			}
 		}
@@ -522,9 +300,20 @@ func (sp *Spool) tellLoop(tell <-chan []op) {
 	}
 }
 
+// copied is the last envelope that was copied: ops that share one come together.
+type copied struct{ from, to []byte }
+
+// of returns a copy of raw, which is a piece of a record that can go then.
+func (c *copied) of(raw []byte) []byte {
+	if c.from == nil || &c.from[0] != &raw[0] {
+		c.from, c.to = raw, bytes.Clone(raw)
+	}
+	return c.to
+}
+
 // tell brings an entry into the state that the commit gave it. If it was done
 // meanwhile, its Done must be written.
-func (sp *Spool) tell(t *Turn, o *op) (again op, ok bool) {
+func (sp *Spool) tell(t *Turn, o *op, kept *copied) (again op, ok bool) {
 	q, e := o.q, o.e
 	q.mu.Lock()
 	e.flags &^= committing
@@ -544,7 +333,7 @@ func (sp *Spool) tell(t *Turn, o *op) (again op, ok bool) {
 		if e.flags&given == 0 {
 			e.raw = nil
 		} else {
-			e.raw = bytes.Clone(e.raw) // it was a piece of a record, which can go now
+			e.raw = kept.of(o.raw)
 		}
 		q.unfiledLocked()
 		sp.expireAt(e)
@@ -680,17 +469,27 @@ func envelopeOf(record []byte, e *Entry) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var p putRecord
-	if payload[0] != recPut {
+	var raw []byte
+	var own bool
+	switch payload[0] {
+	case recPut:
+		var p putRecord
+		err = p.parse(payload)
+		raw, own = p.raw, p.seq == e.seq
+	case recShare:
+		var s shareRecord
+		err = s.parse(payload)
+		raw, own = s.raw, slices.ContainsFunc(s.to, func(p place) bool { return p.seq == e.seq })
+	default:
 		return nil, fmt.Errorf("%w: another kind of record", ErrDamaged)
 	}
-	if err := p.parse(payload); err != nil {
+	if err != nil {
 		return nil, err
 	}
-	if p.seq != e.seq || len(p.raw) != int(e.size) {
+	if !own || len(raw) != int(e.size) {
 		return nil, fmt.Errorf("%w: another entry's record", ErrDamaged)
 	}
-	return p.raw, nil
+	return raw, nil
 }
 
 // setAsideLocked ends an entry that can't be read, and keeps what there is of it

@@ -66,6 +66,7 @@ type Queue struct {
 	count    int                     // entries that are not done
 	bytes    int64                   // of their envelopes
 	unacked  int                     // entries in hand that the sweeper looks after
+	attached int64                   // when the pump came, nanoseconds since the start
 	restless bool                    // on the spool's list
 	unfiled  bool                    // on the journal's list
 	refile   bool                    // all of it is to be filed again
@@ -78,6 +79,8 @@ type lane struct {
 	head int
 	next int
 	file int // those before are durable, committing or done: the sweeper goes on here
+
+	pace time.Duration // what the pump's far end lately took to ack, rather the longest
 
 	filed int      // those before are in queue files or done: filing goes on here
 	owed  []*Entry // done when only the journal had them: filed too unless they are forgotten by then
@@ -110,7 +113,7 @@ func (q *Queue) Put(t *Turn, p Put) {
 		p.Owner.Settled(t, p.Token, message.Expired, message.Refuse(message.CodeExpired, "it was older than its lifetime of %d s", p.Life))
 		return
 	}
-	sp.takeHand(size)
+	sp.takeHand(t, size)
 	now := t.now(sp)
 	e := &Entry{
 		lane: laneOf(p.Priority), size: uint32(size), life: p.Life, born: sp.steadyAt(now) - p.Age,
@@ -204,7 +207,10 @@ func (q *Queue) Attach(p Pump) (before Pump) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	before = q.pump
-	q.pump = p
+	q.pump, q.attached = p, q.sp.now()
+	for i := range q.lanes {
+		q.lanes[i].pace = 0
+	}
 	return before
 }
 
@@ -246,7 +252,11 @@ func (q *Queue) Detach(t *Turn, p Pump) {
 		l.trim()
 	}
 	q.closeFilesLocked()
+	unfiled := q.unfiled
 	q.mu.Unlock()
+	if unfiled {
+		nudge(q.sp.active)
+	}
 	q.sp.journal.add(ops...)
 	for _, e := range refused {
 		q.sp.dropHand(int(e.size))
@@ -342,6 +352,9 @@ func (q *Queue) Done(t *Turn, e *Entry) (owed bool) {
 		return false
 	}
 	q.endLocked(e)
+	if e.since >= q.attached {
+		q.lanes[e.lane].paced(time.Duration(t.now(q.sp)-e.since), q.sp.o.Moment)
+	}
 	owed = e.flags&isDurable != 0
 	if l := &q.lanes[e.lane]; owed && !e.store.segment {
 		l.owed = append(l.owed, e)
@@ -363,6 +376,28 @@ func (q *Queue) Done(t *Turn, e *Entry) (owed bool) {
 	}
 	return false
 }
+
+// paced learns from what an ack took.
+func (l *lane) paced(took, moment time.Duration) {
+	if took = min(took, moment*maxMoments); took > l.pace {
+		l.pace = took
+	} else {
+		l.pace -= (l.pace - took) / 8
+	}
+}
+
+// moment is how long an entry may be in hand: a moment, and for a far end that acks
+// steadily, only that the network or one of the machines is busy, twice of what it
+// takes. The disk would make that worse: then each ack costs a receipt as well.
+func (l *lane) moment(least time.Duration) time.Duration {
+	if l.pace >= least*maxMoments {
+		return least // it isn't worth waiting for
+	}
+	return min(max(least, 2*l.pace), least*maxMoments)
+}
+
+// maxMoments bounds the time in hand.
+const maxMoments = 20
 
 // Raw returns the envelope of an entry that the pump was given.
 func (q *Queue) Raw(e *Entry) []byte {

@@ -20,7 +20,7 @@ import (
 const (
 	recordHead = 12
 	headerSize = 64
-	maxPayload = message.MaxEnvelope + 512
+	maxPayload = message.MaxEnvelope + 512 + maxShare*(maxQueueName+16)
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -110,6 +110,7 @@ const (
 	recPut   byte = 2 // queue, lane, seq, born, life, 16 bytes of id, the envelope to the end
 	recDone  byte = 3 // queue, lane, count, first seq, and the distances to the next ones
 	recEnd   byte = 4 // the journal goes on in the next file
+	recShare byte = 5 // lane, born, life, count, queue and seq of each, 16 bytes of id, the envelope to the end
 )
 
 const maxQueueName = message.MaxAddress + 1 + 32
@@ -146,13 +147,75 @@ func (p *putRecord) parse(payload []byte) error {
 	if err := r.Err(); err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	rest := r.Rest()
-	if len(rest) <= len(p.id) || len(rest) > len(p.id)+message.MaxEnvelope {
-		return fmt.Errorf("%w: an envelope of %d bytes", ErrDamaged, len(rest)-len(p.id))
+	var err error
+	if p.id, p.raw, err = cutEnvelope(r.Rest()); err != nil {
+		return err
 	}
-	p.id = message.ID(rest)
-	p.raw = rest[len(p.id):]
 	return checkQueueName(p.queue)
+}
+
+// shareRecord is the payload of a recShare: one envelope that several queues got
+// at once, as a recPut for each of them would say it, but with its bytes once.
+type shareRecord struct {
+	lane       uint8
+	born, life uint32
+	to         []place
+	id         message.ID
+	raw        []byte
+}
+
+// place is an entry's: its queue and number.
+type place struct {
+	queue string
+	seq   uint64
+}
+
+// maxShare bounds the places of one record.
+const maxShare = message.MaxTo
+
+func (s *shareRecord) append(b []byte) []byte {
+	b = append(b, recShare)
+	b = message.AppendUint(b, uint64(s.lane))
+	b = message.AppendUint(b, uint64(s.born))
+	b = message.AppendUint(b, uint64(s.life))
+	b = message.AppendArray(b, len(s.to))
+	for _, p := range s.to {
+		b = message.AppendString(b, p.queue)
+		b = message.AppendUint(b, p.seq)
+	}
+	b = append(b, s.id[:]...)
+	return append(b, s.raw...)
+}
+
+// parse reads a payload, with which s shares its bytes. It reuses s.to.
+func (s *shareRecord) parse(payload []byte) error {
+	r := message.NewReader(payload[1:])
+	s.lane = uint8(r.Uint(message.Priorities - 1))
+	s.born = uint32(r.Uint(1<<32 - 1))
+	s.life = uint32(r.Uint(1<<32 - 1))
+	n := r.Array(maxShare)
+	s.to = s.to[:0]
+	for range n {
+		p := place{r.String(maxQueueName), r.Uint(1<<63 - 1)}
+		if r.Err() == nil && !validQueueName(p.queue) {
+			r.Fail("%q is no queue's name", p.queue)
+		}
+		s.to = append(s.to, p)
+	}
+	if err := r.Err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	var err error
+	s.id, s.raw, err = cutEnvelope(r.Rest())
+	return err
+}
+
+// cutEnvelope splits the end of a record: an envelope behind its id.
+func cutEnvelope(b []byte) (id message.ID, raw []byte, err error) {
+	if len(b) <= len(id) || len(b) > len(id)+message.MaxEnvelope {
+		return id, nil, fmt.Errorf("%w: an envelope of %d bytes", ErrDamaged, len(b)-len(id))
+	}
+	return message.ID(b), b[len(id):], nil
 }
 
 // doneRecord is the payload of a recDone.

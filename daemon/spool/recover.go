@@ -248,18 +248,19 @@ func (r *recovery) record(s *store, payload []byte, off, rec uint32) (end bool, 
 		if err := p.parse(payload); err != nil {
 			return false, err
 		}
-		r.last = max(r.last, p.seq)
-		q := r.sp.Queue(strings.Clone(p.queue))
-		if r.find(q, p.lane, p.seq) != nil {
-			return false, nil // filed since
+		r.put(place{p.queue, p.seq}, Entry{
+			lane: p.lane, size: uint32(len(p.raw)), born: p.born, life: p.life, id: p.id, store: s, off: off, rec: rec,
+		})
+	case recShare:
+		var p shareRecord
+		if err := p.parse(payload); err != nil {
+			return false, err
 		}
-		e := &Entry{
-			seq: p.seq, lane: p.lane, size: uint32(len(p.raw)), born: p.born, life: p.life,
-			id: p.id, store: s, off: off, rec: rec, flags: isDurable,
+		for _, to := range p.to {
+			r.put(to, Entry{
+				lane: p.lane, size: uint32(len(p.raw)), born: p.born, life: p.life, id: p.id, store: s, off: off, rec: rec,
+			})
 		}
-		s.live.Add(1)
-		r.journals[p.seq] = e
-		q.lanes[p.lane].ents = append(q.lanes[p.lane].ents, e)
 	case recDone:
 		var d doneRecord
 		if err := d.parse(payload); err != nil {
@@ -282,6 +283,20 @@ func (r *recovery) record(s *store, payload []byte, off, rec uint32) (end bool, 
 		return false, fmt.Errorf("%w: a record of kind %d", ErrDamaged, payload[0])
 	}
 	return false, nil
+}
+
+// put replays one queue's part of a record that says what e is there.
+func (r *recovery) put(to place, e Entry) {
+	r.last = max(r.last, to.seq)
+	q := r.sp.Queue(strings.Clone(to.queue))
+	if r.find(q, e.lane, to.seq) != nil {
+		return // filed since
+	}
+	e.seq, e.flags = to.seq, isDurable
+	e.store.live.Add(1)
+	r.journals[e.seq] = &e
+	l := &q.lanes[e.lane]
+	l.ents = append(l.ents, &e)
 }
 
 // finish puts a queue in order.

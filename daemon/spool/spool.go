@@ -37,7 +37,7 @@ type Options struct {
 	Hand   int64         // bytes in memory that are not on disk yet (64 MiB); who puts more waits
 	MaxAge time.Duration // what waits longer expires (30 days)
 
-	Moment time.Duration // what nobody has acked by then goes to disk (50 ms)
+	Moment time.Duration // what nobody has acked by then goes to disk (50 ms); more for who acks steadily, see lane.moment
 	Quiet  time.Duration // the journal is filed after so long without a Put (1 s)
 	Grace  time.Duration // nothing expires for so long after a start or a jump of the clock (10 min)
 
@@ -269,9 +269,15 @@ func (sp *Spool) Steady() uint32 { return sp.steady() }
 func (sp *Spool) now() int64 { return int64(time.Since(sp.zero)) }
 
 // takeHand accounts for n bytes in hand. Who brings more than the hand can hold
-// waits for others to be acked or to reach the disk, which is soon or never long.
-func (sp *Spool) takeHand(n int) {
+// waits for others to be acked or to reach the disk, which is soon or never long;
+// what he has brought in the same turn goes its way before.
+func (sp *Spool) takeHand(t *Turn, n int) {
 	sp.handMu.Lock()
+	if sp.hand > sp.limits.hand {
+		sp.handMu.Unlock()
+		t.Run()
+		sp.handMu.Lock()
+	}
 	for sp.hand > sp.limits.hand {
 		sp.handFree.Wait()
 	}

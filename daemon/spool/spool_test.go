@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -220,6 +221,51 @@ func TestMoment(t *testing.T) {
 	}
 }
 
+// TestPace: a far end that takes longer than a moment, but steadily, gets twice its
+// time before anything goes to disk; one that takes for ever gets a moment.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, t.TempDir(), Options{})
+		defer r.end()
+		q := r.sp.Queue(aliceQueue)
+		p := &tap{}
+		q.Attach(p)
+		n := uint64(0)
+		for _, c := range []struct {
+			acks time.Duration
+			want message.State
+		}{
+			{80 * time.Millisecond, message.Held}, // nothing is known of it yet
+			{120 * time.Millisecond, message.Delivered},
+			{200 * time.Millisecond, message.Delivered},
+			{600 * time.Millisecond, message.Held},
+			{900 * time.Millisecond, message.Delivered},
+			{1100 * time.Millisecond, message.Held},
+			{80 * time.Millisecond, message.Held}, // it isn't waited for
+		} {
+			n++
+			r.put(q, n, 100)
+			e, _, _ := q.Next(p, message.MaxEnvelope, true)
+			time.Sleep(c.acks)
+			var turn Turn
+			if q.Done(&turn, e) {
+				q.Forget(e)
+			}
+			if s := r.await(n); s != c.want {
+				t.Errorf("%d, acked after %v: %v", n, c.acks, s)
+			}
+		}
+		q.Detach(&Turn{}, p)
+		q.Attach(p)
+		r.put(q, n+1, 100)
+		time.Sleep(80 * time.Millisecond)
+		if s := r.await(n + 1); s != message.Held {
+			t.Errorf("a new pump: %v", s)
+		}
+		q.Detach(&Turn{}, p)
+	})
+}
+
 func TestDetachOffersAgain(t *testing.T) {
 	r := open(t, t.TempDir(), Options{Moment: time.Minute})
 	q := r.sp.Queue(aliceQueue)
@@ -367,6 +413,86 @@ func TestRestart(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestShare: one envelope for many queues is in the journal once, or as often as a
+// record has no place for more of them; and each queue has its own.
+func TestShare(t *testing.T) {
+	const queues, size = maxShare + 6, 20_000
+	dir := t.TempDir()
+	r := open(t, dir, Options{Quiet: time.Hour})
+	raw := envelope(t, 1, size)
+	p := &tap{}
+	var turn Turn
+	for i := range uint64(queues) {
+		q := r.sp.Queue(absent(int(i)))
+		q.Attach(p)
+		q.Put(&turn, Put{Raw: raw, Priority: message.Normal, Owner: r, Token: i + 1})
+	}
+	turn.Run()
+	for i := range uint64(queues) {
+		if s := r.await(i + 1); s != message.Held {
+			t.Fatalf("%d: %v", i, s)
+		}
+	}
+	if n := r.sp.stats.Bytes.Load(); n > 2*size+queues*100 {
+		t.Errorf("%d bytes were written for %d queues", n, queues)
+	}
+	for i := range queues {
+		r.sp.Queue(absent(i)).Detach(&turn, p)
+	}
+	if have := r.drain(r.sp.Queue(absent(0)), true); !slices.Equal(have, numbers(1, 1)) {
+		t.Errorf("the first has %v", have)
+	}
+	r.put(r.sp.Queue(aliceQueue), 1000, 10) // its sync covers the Done
+	r.await(1000)
+	for _, life := range []string{"after a crash", "after a stop"} {
+		if life == "after a crash" {
+			dir = snapshot(t, dir)
+		}
+		r.end()
+		r = open(t, dir, Options{Quiet: time.Hour})
+		for i := range queues {
+			want := 1
+			if i == 0 {
+				want = 0
+			}
+			items := r.sp.Queue(absent(i)).Items(message.ID{}, 10)
+			if len(items) != want || want > 0 && !bytes.Equal(items[0].Envelope, raw) {
+				t.Errorf("%s queue %d has %d", life, i, len(items))
+			}
+		}
+		if n := r.sp.Notices(); len(n) != 0 {
+			t.Errorf("%s: notices %v", life, n)
+		}
+	}
+}
+
+// TestBusyJournal: what is taken soon is never filed, however many journal files it
+// fills; and what a device is being given is filed when the device is gone.
+func TestBusyJournal(t *testing.T) {
+	r := open(t, t.TempDir(), Options{Moment: time.Millisecond, Quiet: 10 * time.Millisecond, JournalFiles: 4})
+	q := r.sp.Queue(aliceQueue)
+	p := &tap{}
+	q.Attach(p)
+	var turn Turn
+	for n := uint64(1); n <= 60; n++ {
+		r.put(q, n, 50_000)
+		e, _, _ := q.Next(p, message.MaxEnvelope, true)
+		if s := r.await(n); s == message.Held && q.Done(&turn, e) {
+			q.Forget(e)
+		}
+	}
+	r.put(q, 61, 100)
+	q.Next(p, message.MaxEnvelope, true)
+	r.await(61)
+	r.put(r.sp.Queue(carolQueue), 62, 100) // is filed, and so tells that all that would be was
+	waitFor(t, func() bool { return r.sp.stats.Filed.Load() > 0 })
+	if n := r.sp.stats.Filed.Load(); n != 1 {
+		t.Errorf("%d were filed", n)
+	}
+	q.Detach(&turn, p)
+	waitFor(t, func() bool { return r.sp.stats.Filed.Load() == 2 })
 }
 
 func waitFor(t testing.TB, ok func() bool) {
@@ -526,7 +652,7 @@ func TestMergedFileHasItsOwnName(t *testing.T) {
 	}
 	second := q.lanes[message.Normal].ents[1]
 	file := func() {
-		if err := r.sp.fileQueues(r.sp.takeUnfiled()); err != nil {
+		if err := r.sp.fileQueues(r.sp.takeUnfiled(), stopping, ^uint64(0)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -706,7 +832,20 @@ func chaos(t *testing.T, seed int64) {
 		for step := 0; step < 60; step++ {
 			name := names[rnd.Intn(len(names))]
 			q := r.sp.Queue(name)
-			switch rnd.Intn(4) {
+			switch rnd.Intn(5) {
+			case 4:
+				next++
+				raw := envelope(t, next, rnd.Intn(5000))
+				var turn Turn
+				for i, name := range names {
+					put := Put{Raw: raw, Priority: message.Normal, Owner: r, Token: next}
+					if i > 0 { // each has a number of its own, and all have one envelope
+						put.Token = next + uint64(i)<<32
+					}
+					r.sp.Queue(name).Put(&turn, put)
+					held[name] = append(held[name], put.Token)
+				}
+				turn.Run()
 			case 0, 1:
 				for range rnd.Intn(8) + 1 {
 					next++
@@ -739,7 +878,7 @@ func chaos(t *testing.T, seed int64) {
 		for _, name := range names {
 			for _, n := range held[name] {
 				if s := r.await(n); s == message.Held {
-					want[name] = append(want[name], n)
+					want[name] = append(want[name], n&(1<<32-1))
 				} else if s != message.Delivered {
 					t.Errorf("%d: %v", n, s)
 				}

@@ -68,6 +68,7 @@ func (sp *Spool) refileSoon() {
 	sp.unfiledMu.Unlock()
 	if some {
 		nudge(sp.fileSoon)
+		nudge(sp.active)
 	}
 }
 
@@ -77,17 +78,22 @@ func (sp *Spool) sweepHand() bool {
 	sp.handMu.Lock()
 	queues := sp.restless
 	sp.restless = nil
+	crowded := sp.hand > sp.limits.hand/2 // who brings more waits soon
 	sp.handMu.Unlock()
 	if len(queues) == 0 {
 		return false
 	}
-	ripe := sp.now() - int64(sp.o.Moment)
+	now := sp.now()
 	var ops []op
 	still := queues[:0]
 	for _, q := range queues {
 		q.mu.Lock()
 		for i := range q.lanes {
 			l := &q.lanes[i]
+			ripe := now - int64(sp.o.Moment)
+			if !crowded {
+				ripe = now - int64(l.moment(sp.o.Moment))
+			}
 			for ; l.file < len(l.ents); l.file++ {
 				e := l.ents[l.file]
 				if e.flags&(done|isDurable|committing|shadow|refusing) != 0 {
