@@ -27,7 +27,8 @@ const storeFile = "history.db"
 // Store is what a device keeps: its account, the keys of servers, the history,
 // what was seen, and what waits to be sent. It is one SQLite file, history.db,
 // in the profile's folder, with history.db-wal and history.db-shm beside it
-// while it is open; their layout is in storeSchemas.
+// while it is open; their layout is in storeSchemas. Who writes has the lock of
+// history.db-turn meanwhile.
 //
 // A method that changes something returns when the change is on disk: with a
 // write-ahead log and synchronous=FULL, SQLite syncs the log at every commit.
@@ -148,14 +149,28 @@ func (s *Store) Close() error {
 	return nil
 }
 
+// turnPatience is how long a process waits in the line of those who write. SQLite
+// alone has no line: who finds the file locked sleeps, up to 100 ms at a time, and
+// is served if it happens to be free when he wakes; with hundreds some never are.
+// Who waits so long stands behind a process that was stopped in its turn, and
+// leaves it to SQLite to say so.
+const turnPatience = 10 * time.Second
+
 // write calls change in a transaction that is on disk when write returns nil,
 // and undone when it returns an error, which says what the store was doing.
 // Within change, s.exec, s.row and s.query are the ones to use.
 func (s *Store) write(doing string, change func() error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	turn, err := durable.LineUp(s.path+"-turn", turnPatience)
+	switch {
+	case err == nil:
+		defer turn.Close()
+	case !errors.Is(err, durable.ErrLocked):
+		return s.failed(doing, err)
+	}
 	// Immediate: a transaction that began by reading could not wait for another process.
-	_, err := s.exec("BEGIN IMMEDIATE")
+	_, err = s.exec("BEGIN IMMEDIATE")
 	if err == nil {
 		err = change()
 	}

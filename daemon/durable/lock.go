@@ -19,7 +19,9 @@ var ErrLocked = errors.New("locked by another process")
 // it ends with Close or with the process, whichever comes first, and binds only
 // those who ask for it, a second call in the same process included. Close
 // leaves the file: removing it would let two hold the lock.
-func Lock(path string) (io.Closer, error) {
+func Lock(path string) (io.Closer, error) { return lock(path, unix.LOCK_EX|unix.LOCK_NB) }
+
+func lock(path string, how int) (io.Closer, error) {
 	for {
 		if err := inject(stepOpen, path); err != nil {
 			return nil, fmt.Errorf("locking %s: %w", path, err)
@@ -28,7 +30,7 @@ func Lock(path string) (io.Closer, error) {
 		if err != nil {
 			return nil, fmt.Errorf("locking: %w", err)
 		}
-		err = retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+		err = retry(func() error { return unix.Flock(int(f.Fd()), how) })
 		if err == unix.EWOULDBLOCK {
 			err = ErrLocked
 		}
@@ -77,5 +79,40 @@ func WaitLock(ctx context.Context, path string) (io.Closer, error) {
 			return nil, fmt.Errorf("%w: %w", err, context.Cause(ctx))
 		case <-time.After(pause):
 		}
+	}
+}
+
+// LineUp is Lock, only that it waits its turn: the kernel serves in the order of
+// coming. It is for locks that are held for moments. Who has waited for as long as
+// patience gets an error that wraps ErrLocked, and leaves behind a thread that
+// waits, until the lock is free, to give it back: nothing ends a wait in flock(2).
+func LineUp(path string, patience time.Duration) (io.Closer, error) {
+	l, err := Lock(path)
+	if !errors.Is(err, ErrLocked) {
+		return l, err
+	}
+	type turn struct {
+		lock io.Closer
+		err  error
+	}
+	come, gone := make(chan turn), make(chan struct{})
+	go func() {
+		l, err := lock(path, unix.LOCK_EX)
+		select {
+		case come <- turn{l, err}:
+		case <-gone:
+			if err == nil {
+				l.Close()
+			}
+		}
+	}()
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case t := <-come:
+		return t.lock, t.err
+	case <-late.C:
+		close(gone)
+		return nil, err
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -133,6 +134,42 @@ func TestWaitLock(t *testing.T) {
 			t.Errorf("got it after %v", d)
 		}
 	})
+}
+
+func TestLineUp(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	l, err := LineUp(path, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LineUp(path, time.Millisecond); !errors.Is(err, ErrLocked) {
+		t.Errorf("LineUp while somebody has it: %v", err)
+	}
+	// The one who gave up is still in the line, and does not keep what comes to him.
+	const waiting = 8
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range waiting {
+		wg.Go(func() {
+			l, err := LineUp(path, time.Minute)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if !mu.TryLock() {
+				t.Error("two hold the lock")
+			} else {
+				runtime.Gosched()
+				mu.Unlock()
+			}
+			l.Close()
+		})
+	}
+	l.Close()
+	wg.Wait()
+	if _, err := LineUp(filepath.Join(path, "x"), time.Minute); err == nil || errors.Is(err, ErrLocked) {
+		t.Errorf("LineUp below a file: %v", err)
+	}
 }
 
 func TestWaitLockExcludes(t *testing.T) {
