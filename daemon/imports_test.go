@@ -29,7 +29,7 @@ var imports = map[string][]string{
 	"daemon/relay":     {"daemon/message", "daemon/spool"},
 	"daemon/session":   {"daemon/message", "daemon/identity", "daemon/transport", "daemon/spool", "daemon/wire", "daemon/relay"},
 	"daemon/client": {"daemon/message", "daemon/durable", "daemon/identity", "daemon/transport", "daemon/wire",
-		"golang.org/x/sync/errgroup", "modernc.org/sqlite"},
+		"golang.org/x/sync/errgroup", "golang.org/x/sys/unix", "modernc.org/sqlite"},
 	"daemon": {"daemon/message", "daemon/durable", "daemon/transport", "daemon/systemd", "daemon/config", "daemon/identity",
 		"daemon/spool", "daemon/control", "daemon/wire", "daemon/relay", "daemon/session", "golang.org/x/sync/errgroup",
 		"github.com/prometheus/client_golang/prometheus", "github.com/prometheus/client_golang/prometheus/collectors",

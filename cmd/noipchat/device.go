@@ -79,8 +79,8 @@ func (a *app) devices(cmd *cobra.Command, timeout time.Duration) (devices []clie
 	ctx, cancel := untilSignal(cmd.Context(), timeout)
 	defer cancel()
 	err = a.work(ctx, func(ctx context.Context, w *worker) error {
-		return w.ask(ctx, func(ctx context.Context, c *client.Client) (err error) {
-			devices, err = c.Devices(ctx)
+		return w.ask(ctx, func(ctx context.Context) (err error) {
+			devices, err = w.profile.Devices(ctx)
 			return err
 		})
 	})
@@ -114,7 +114,7 @@ password, so that whoever has found a device can't remove the others. DEVICE is 
 			ctx, cancel := untilSignal(cmd.Context(), timeout)
 			defer cancel()
 			err = a.work(ctx, func(ctx context.Context, w *worker) error {
-				return w.ask(ctx, func(ctx context.Context, c *client.Client) error { return c.RemoveDevice(ctx, password, matches[0].ID) })
+				return w.ask(ctx, func(ctx context.Context) error { return w.profile.RemoveDevice(ctx, password, matches[0].ID) })
 			})
 			if err != nil {
 				return err

@@ -226,7 +226,7 @@ func (a *app) passwdCommand() *cobra.Command {
 			ctx, cancel := untilSignal(cmd.Context(), timeout)
 			defer cancel()
 			err = a.work(ctx, func(ctx context.Context, w *worker) error {
-				return w.ask(ctx, func(ctx context.Context, c *client.Client) error { return c.Password(ctx, old, fresh) })
+				return w.ask(ctx, func(ctx context.Context) error { return w.profile.Password(ctx, old, fresh) })
 			})
 			if err == nil && !a.json {
 				_, err = fmt.Fprintln(cmd.OutOrStdout(), "the password is changed")
@@ -241,23 +241,4 @@ func (a *app) passwdCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&stdin, "password-stdin", false, "read both passwords from standard input")
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "wait at most so long; a `TIME` as 90s or 5m")
 	return cmd
-}
-
-// ask waits until this process has the session, and asks the home for something.
-func (w *worker) ask(ctx context.Context, ask func(ctx context.Context, c *client.Client) error) error {
-	var c *client.Client
-	err := w.wait(ctx, func() (bool, error) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		c = w.client
-		return c != nil, nil
-	})
-	if err != nil {
-		return fmt.Errorf("another noipchat has this profile's session: %w", err)
-	}
-	err = ask(ctx, c)
-	if offline := w.offline(); errors.Is(err, context.DeadlineExceeded) && offline != nil {
-		return offline
-	}
-	return err
 }

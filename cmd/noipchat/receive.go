@@ -78,7 +78,7 @@ func (a *app) receive(ctx context.Context, count int, follow bool) error {
 					if _, err := w.store.EnqueueReadReceipts(ctx); err != nil && ctx.Err() == nil {
 						return false, err
 					}
-					w.kick()
+					w.profile.Kick()
 				}
 				if count > 0 && printed == count {
 					return true, nil
@@ -97,7 +97,7 @@ func (a *app) receive(ctx context.Context, count int, follow bool) error {
 		case follow && count == 0:
 			return nil
 		case printed == 0 && w.offline() != nil:
-			return &cli.Error{Code: cli.ExitUnreachable, Err: fmt.Errorf("no connection: %w", w.offline()), Hint: "is the server up, and is that its address? noipchat server list"}
+			return unreachable(w.offline(), "")
 		}
 		return &cli.Error{Code: cli.ExitNotYet, Err: fmt.Errorf("%d new texts came, %d were asked for", printed, max(count, 1))}
 	})

@@ -88,18 +88,16 @@ func outgoing(cmd *cobra.Command, args []string, text string, lifetime time.Dura
 
 func (a *app) send(ctx context.Context, out io.Writer, o client.Outgoing, goal message.State) error {
 	if goal == message.Queued {
-		store, err := a.open()
+		w, err := a.worker()
 		if err != nil {
 			return err
 		}
-		defer store.Close()
-		if _, known, err := store.Account(); err != nil || !known {
-			return errors.Join(err, noAccount(known))
-		}
-		m, err := store.Enqueue(ctx, o)
+		defer w.store.Close()
+		m, err := w.store.Enqueue(ctx, o)
 		if err != nil {
 			return err
 		}
+		w.profile.Kick()
 		return a.printSent(out, m)
 	}
 	return a.work(ctx, func(ctx context.Context, w *worker) error {
@@ -107,13 +105,14 @@ func (a *app) send(ctx context.Context, out io.Writer, o client.Outgoing, goal m
 		if err != nil {
 			return err
 		}
-		w.kick()
+		w.profile.Kick()
 		err = w.wait(ctx, func() (bool, error) {
 			now, _, err := w.store.Status(m.ID)
 			if err != nil {
 				return false, err
 			}
 			m = now
+			w.profile.Watch(m.ID) // a restored profile may give it another one
 			return reached(m, goal), nil
 		})
 		if err := a.printSent(out, m); err != nil {
@@ -145,10 +144,7 @@ func verdict(m client.Message, goal message.State, err, offline error) error {
 		return err
 	}
 	if offline != nil && m.State == message.Queued.String() {
-		return &cli.Error{
-			Code: cli.ExitUnreachable, Err: fmt.Errorf("no connection: %w", offline),
-			Hint: "it is in the outbox, and goes with the next command that has a connection",
-		}
+		return unreachable(offline, "it is in the outbox, and goes with the next command that has a connection")
 	}
 	return &cli.Error{
 		Code: cli.ExitNotYet, Err: fmt.Errorf("it is %s, not %s yet", m.State, goal),

@@ -3,54 +3,34 @@ package main
 import (
 	"context"
 	"errors"
-	"path/filepath"
+	"fmt"
 	"sync"
 	"time"
 
+	"github.com/noipchat/noipchat/cmd/cli"
 	"github.com/noipchat/noipchat/daemon/client"
-	"github.com/noipchat/noipchat/daemon/durable"
 )
 
-// glance is how often a process looks at what another one does with the same
-// profile: the one that has the session at the outbox, the others at the history.
-const glance = 100 * time.Millisecond
-
-// worker has a profile's session, or waits for its turn while another process has
-// it. Both see the same store, so a command does not care which it is.
+// worker is a command's hold on its profile. Whether this process has the session
+// or another one, a command does not care.
 type worker struct {
 	store   *client.Store
-	options client.Options
-	lock    string
-
-	mu     sync.Mutex
-	client *client.Client // nil while another process has the session
+	profile *client.Profile
 }
 
-// work opens the profile, has its session kept up, and calls do. An error that no
-// trying helps ends it.
+// work opens the profile, has its session kept up, here or by another process, and
+// calls do. An error that no trying helps ends it.
 func (a *app) work(ctx context.Context, do func(ctx context.Context, w *worker) error) error {
-	store, err := a.open()
+	w, err := a.worker()
 	if err != nil {
 		return err
 	}
-	defer store.Close()
-	options, err := a.options()
-	if err != nil {
-		return err
-	}
-	if _, known, err := store.Account(); err != nil || !known {
-		return errors.Join(err, noAccount(known))
-	}
-	dir, err := a.folder()
-	if err != nil {
-		return err
-	}
-	w := &worker{store: store, options: options, lock: filepath.Join(dir, "lock")}
+	defer w.store.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := w.run(ctx); err != nil {
+		if err := w.profile.Run(ctx); err != nil {
 			cancel(err)
 		}
 	})
@@ -63,6 +43,26 @@ func (a *app) work(ctx context.Context, do func(ctx context.Context, w *worker) 
 	return err
 }
 
+// worker opens the profile, which must have an account.
+func (a *app) worker() (*worker, error) {
+	store, err := a.open()
+	if err != nil {
+		return nil, err
+	}
+	options, err := a.options()
+	if err == nil {
+		var known bool
+		if _, known, err = store.Account(); err == nil && !known {
+			err = client.ErrNoAccount
+		}
+	}
+	if err != nil {
+		store.Close()
+		return nil, err
+	}
+	return &worker{store, client.NewProfile(store, options)}, nil
+}
+
 func noAccount(known bool) error {
 	if known {
 		return nil
@@ -70,99 +70,61 @@ func noAccount(known bool) error {
 	return client.ErrNoAccount
 }
 
-// run has the session when it can be had.
-func (w *worker) run(ctx context.Context) error {
-	lock, err := durable.WaitLock(ctx, w.lock)
-	if err != nil {
-		return nil // ctx is done: another process had it all the time
-	}
-	defer lock.Close()
-	c, err := client.New(w.store, w.options)
-	if err != nil {
-		return err
-	}
-	w.mu.Lock()
-	w.client = c
-	w.mu.Unlock()
-	ended := make(chan struct{})
-	defer close(ended)
-	go func() { // what other processes put into the outbox
-		tick := time.NewTicker(glance)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ended:
-				return
-			case <-tick.C:
-				c.Kick()
-			}
-		}
-	}()
-	return c.Run(ctx)
-}
-
-// wait returns when there may be something new, or ctx is done.
+// wait looks whenever there may be something new, until it is done, or ctx is.
 func (w *worker) wait(ctx context.Context, look func() (done bool, err error)) error {
 	for {
-		var changed <-chan struct{}
-		w.mu.Lock()
-		if w.client != nil {
-			changed = w.client.Changed()
-		}
-		w.mu.Unlock()
+		changed := w.profile.Changed()
 		if done, err := look(); done || err != nil {
 			return err
 		}
-		timer := time.NewTimer(glance)
 		select {
 		case <-ctx.Done():
-			timer.Stop()
-			if cause := context.Cause(ctx); cause != ctx.Err() {
-				return cause
-			}
-			return ctx.Err()
+			return context.Cause(ctx)
 		case <-changed:
-		case <-timer.C:
 		}
-		timer.Stop()
-	}
-}
-
-// kick has the outbox looked at, if we have the session.
-func (w *worker) kick() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.client != nil {
-		w.client.Kick()
 	}
 }
 
 // offline is why there is no session, nil if there is one or nobody knows.
 func (w *worker) offline() error {
-	w.mu.Lock()
-	c := w.client
-	w.mu.Unlock()
-	if c == nil {
-		return nil
-	}
-	connected, err := c.Connected()
+	connected, err := w.profile.Connected()
 	if connected {
 		return nil
 	}
 	return err
 }
 
+// ask asks the home for something that is no message.
+func (w *worker) ask(ctx context.Context, ask func(ctx context.Context) error) error {
+	err := ask(ctx)
+	if offline := w.offline(); errors.Is(err, context.DeadlineExceeded) && offline != nil {
+		return unreachable(offline, "")
+	}
+	return err
+}
+
+// unreachable says that there is no session, and why.
+func unreachable(why error, hint string) error {
+	if hint == "" {
+		hint = "is the server up, and is that its address? noipchat server list"
+	}
+	return &cli.Error{Code: cli.ExitUnreachable, Err: fmt.Errorf("no connection: %w", why), Hint: hint}
+}
+
 // drain waits a moment until the outbox is empty, so that what was said last, a
-// receipt mostly, is not left for the next command.
+// receipt mostly, is not left for the next command. If there is another process, it
+// is left to that.
 func (w *worker) drain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	w.kick()
+	w.profile.Kick()
 	w.wait(ctx, func() (bool, error) {
+		if w.profile.Shared() || w.offline() != nil {
+			return true, nil
+		}
 		for _, p := range priorities {
-			left, err := w.store.Outbox(p, 0, 1)
-			if err != nil || len(left) > 0 {
-				return err != nil || w.offline() != nil, err
+			if left, err := w.store.Outbox(p, 0, 1); err != nil || len(left) > 0 {
+				return false, err
 			}
 		}
 		return true, nil

@@ -75,7 +75,8 @@ type Client struct {
 	key     identity.Key
 	server  identity.PublicKey
 
-	kick chan struct{} // there is something in the outbox
+	kick chan struct{}                          // there is something in the outbox
+	told func(session bool, risen []message.ID) // of changes; nil: nobody wants to know
 
 	mu      sync.Mutex // guards what follows
 	changed chan struct{}
@@ -138,14 +139,19 @@ func (c *Client) Changed() <-chan struct{} {
 	return c.changed
 }
 
-func (c *Client) change(set func()) {
+// change tells of a change: one of the session, which set makes, or one in the
+// store, with the messages of ours whose states have risen.
+func (c *Client) change(set func(), risen ...message.ID) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if set != nil {
 		set()
 	}
 	close(c.changed)
 	c.changed = make(chan struct{})
+	c.mu.Unlock()
+	if c.told != nil {
+		c.told(set != nil, risen)
+	}
 }
 
 // Connected tells whether there is a session, and if not, why the last attempt
@@ -162,6 +168,9 @@ func Final(err error) bool {
 	var changed *identity.ChangedKeyError
 	return errors.As(err, &changed) || errors.As(err, &no) && no.Permanent
 }
+
+// kickedWait is how long Run waits for a new attempt at most after a Kick.
+const kickedWait = time.Second
 
 // Run keeps the session up until ctx is done. It returns nil then, or an error
 // that trying again doesn't help: the home refuses the device, or shows another key.
@@ -180,15 +189,24 @@ func (c *Client) Run(ctx context.Context) error {
 			wait = c.o.FirstWait // who lets us in and drops us at once does not get here for long
 		}
 		pause := wait - rand.N(wait/2+1)
+		kick := c.kick
 		var no *message.Refusal
 		if errors.As(err, &no) && no.After > 0 {
-			pause = no.After + rand.N(no.After/2+1) // all have been told the same
+			pause, kick = no.After+rand.N(no.After/2+1), nil // all have been told the same
 		}
 		c.o.Log.Info("no session", "error", err, "again in", pause.Round(time.Millisecond).String())
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(pause):
+		over, soon := time.After(pause), make(<-chan time.Time)
+		for waiting := true; waiting; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-kick: // somebody has something to say, and won't wait for long
+				kick, soon = nil, time.After(min(pause, kickedWait))
+			case <-over:
+				waiting = false
+			case <-soon:
+				waiting = false
+			}
 		}
 		wait = min(2*wait, c.o.MaxWait)
 	}

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -25,23 +26,36 @@ type Device struct {
 
 // Devices asks the home for the user's devices, over the session that Run keeps.
 func (c *Client) Devices(ctx context.Context) ([]Device, error) {
-	fields, err := c.Ask(ctx, wire.OpDevices)
+	return devices(ctx, c.Ask, c.account.Device)
+}
+
+// Devices is Client.Devices, by whoever has the session.
+func (p *Profile) Devices(ctx context.Context) ([]Device, error) {
+	account, known, err := p.store.Account()
+	if err != nil || !known {
+		return nil, cmp.Or(err, ErrNoAccount)
+	}
+	return devices(ctx, p.Ask, account.Device)
+}
+
+func devices(ctx context.Context, ask asker, this message.DeviceID) ([]Device, error) {
+	fields, err := ask(ctx, wire.OpDevices)
 	if err != nil {
 		return nil, err
 	}
 	if len(fields)%wire.DeviceFields != 0 {
 		return nil, fmt.Errorf("%w: %d fields are no devices", wire.ErrProtocol, len(fields))
 	}
-	var devices []Device
+	var all []Device
 	for f := fields; len(f) > 0; f = f[wire.DeviceFields:] {
 		d, err := parseDevice(f)
 		if err != nil {
 			return nil, fmt.Errorf("%w: a device: %w", wire.ErrProtocol, err)
 		}
-		d.This = d.ID == c.account.Device
-		devices = append(devices, d)
+		d.This = d.ID == this
+		all = append(all, d)
 	}
-	return devices, nil
+	return all, nil
 }
 
 func parseDevice(f []string) (d Device, err error) {
@@ -68,6 +82,15 @@ func parseDevice(f []string) (d Device, err error) {
 // RemoveDevice makes one of the user's devices unknown to his home. Removing the one
 // that asks ends its session.
 func (c *Client) RemoveDevice(ctx context.Context, password string, id message.DeviceID) error {
-	_, err := c.Ask(ctx, wire.OpRemoveDevice, password, id.String())
+	return removeDevice(ctx, c.Ask, password, id)
+}
+
+// RemoveDevice is Client.RemoveDevice, by whoever has the session.
+func (p *Profile) RemoveDevice(ctx context.Context, password string, id message.DeviceID) error {
+	return removeDevice(ctx, p.Ask, password, id)
+}
+
+func removeDevice(ctx context.Context, ask asker, password string, id message.DeviceID) error {
+	_, err := ask(ctx, wire.OpRemoveDevice, password, id.String())
 	return err
 }

@@ -172,7 +172,9 @@ func (l *link) keep() error {
 	} else if err != nil {
 		return err
 	}
+	var risen []message.ID
 	for i := range results {
+		risen = appendIDs(risen, results[i].Changes)
 		if results[i].Err != nil {
 			l.c.o.Log.Warn("a message could not be used", "from", string(batch[i].Envelope.From), "reason", results[i].Err)
 		}
@@ -185,7 +187,7 @@ func (l *link) keep() error {
 	l.mu.Unlock()
 	clear(l.incoming)
 	l.incoming = l.incoming[:0]
-	l.c.change(nil)
+	l.c.change(nil, risen...)
 	l.flush()
 	return err
 }
@@ -216,6 +218,13 @@ func nudge(c chan struct{}) {
 	case c <- struct{}{}:
 	default:
 	}
+}
+
+func appendIDs(ids []message.ID, changed []Change) []message.ID {
+	for _, c := range changed {
+		ids = append(ids, c.ID)
+	}
+	return ids
 }
 
 func (l *link) flush() {
@@ -301,10 +310,11 @@ func (l *link) settle(body []byte) error {
 		return err
 	}
 	if len(settled) > 0 {
-		if _, err := l.c.store.Settle(settled); err != nil {
+		changed, err := l.c.store.Settle(settled)
+		if err != nil {
 			return fmt.Errorf("storing what became of a message: %w", err)
 		}
-		l.c.change(nil)
+		l.c.change(nil, appendIDs(nil, changed)...)
 	}
 	for _, f := range again {
 		if err := l.postpone(f, now); err != nil {

@@ -119,6 +119,18 @@ func addresses(given []string, worked string, told []string) []string {
 
 // Password changes the user's password at the home, over the session that Run keeps.
 func (c *Client) Password(ctx context.Context, old, fresh string) error {
-	_, err := c.Ask(ctx, wire.OpPassword, old, fresh)
+	return password(ctx, c.Ask, old, fresh)
+}
+
+// Password is Client.Password, by whoever has the session.
+func (p *Profile) Password(ctx context.Context, old, fresh string) error {
+	return password(ctx, p.Ask, old, fresh)
+}
+
+// asker is the Ask of a Client or a Profile.
+type asker func(ctx context.Context, op wire.Op, args ...string) ([]string, error)
+
+func password(ctx context.Context, ask asker, old, fresh string) error {
+	_, err := ask(ctx, wire.OpPassword, old, fresh)
 	return err
 }
