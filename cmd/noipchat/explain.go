@@ -17,7 +17,7 @@ import (
 func explain(err error) *cli.Error {
 	var changed *identity.ChangedKeyError
 	var no *message.Refusal
-	var network net.Error
+	var network *net.OpError // not net.Error, which every error of a system call is
 	switch {
 	case errors.As(err, new(*cli.Error)):
 		return cli.Explain(err)

@@ -6,16 +6,21 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/noipchat/noipchat/cmd/cli"
 	"github.com/noipchat/noipchat/daemon/client"
+	"github.com/noipchat/noipchat/daemon/durable"
 )
 
-// cursor is the name of receive's place in the history.
+// cursor is the name of receive's place in the history, and of the file that whoever
+// moves it has locked.
 const cursor = "receive"
 
 func (a *app) receiveCommand() *cobra.Command {
@@ -27,8 +32,10 @@ func (a *app) receiveCommand() *cobra.Command {
 		Short: "print new texts, one a line, and say that they were read",
 		Long: `Prints new texts, one a line: id, from, to, time, text and state, with tabs between
 them. In a text, \n is a new line, \t a tab and \\ a backslash; other control
-characters are shown as U+FFFD. With --json nothing is changed. Each text is printed
-once, also when this command was killed before.`,
+characters are shown as U+FFFD. With --json nothing is changed. A text counts as
+printed when its whole line was written. So none is skipped, whatever happens to this
+command; if it is killed after a line and before it has noted that, that line comes
+once more, with the same id.`,
 		Example: `noipchat receive --timeout 5m
 noipchat receive --follow --json | while read -r m; do echo "$m" | jq -r .text; done`,
 		Args: cli.Args(),
@@ -53,9 +60,20 @@ noipchat receive --follow --json | while read -r m; do echo "$m" | jq -r .text; 
 
 // receive writes to the file itself: a text counts as shown when it is written.
 func (a *app) receive(ctx context.Context, count int, follow bool) error {
+	signal.Ignore(syscall.SIGPIPE) // a reader that has gone is an error of the write, and has exit code 74
+	dir, err := a.folder()
+	if err != nil {
+		return err
+	}
 	printed := 0
 	return a.work(ctx, func(ctx context.Context, w *worker) error {
 		err := w.wait(ctx, func() (bool, error) {
+			// Of two at once only one prints, or both would print the same.
+			turn, err := durable.WaitLock(ctx, filepath.Join(dir, cursor))
+			if err != nil {
+				return false, err
+			}
+			defer turn.Close()
 			for {
 				limit := 64
 				if count > 0 {

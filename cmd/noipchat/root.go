@@ -91,9 +91,11 @@ func (a *app) options() (client.Options, error) {
 	return o, nil
 }
 
-// untilSignal is a context that INT and TERM end, and a time-out above zero.
+// untilSignal is a context that INT and TERM end, and a time-out above zero. A second
+// signal ends the process, which may be stuck in writing to somebody who doesn't read.
 func untilSignal(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
 	if timeout <= 0 {
 		return ctx, stop
 	}
