@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/noipchat/noipchat/cmd/cli"
 	"github.com/noipchat/noipchat/daemon/client"
@@ -65,6 +66,11 @@ func (a *app) receive(ctx context.Context, count int, follow bool) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() { // until the program ends
+		cancel(fmt.Errorf("writing the output: %w", readerGone()))
+	}()
 	printed := 0
 	return a.work(ctx, func(ctx context.Context, w *worker) error {
 		err := w.wait(ctx, func() (bool, error) {
@@ -119,6 +125,21 @@ func (a *app) receive(ctx context.Context, count int, follow bool) error {
 		}
 		return &cli.Error{Code: cli.ExitNotYet, Err: fmt.Errorf("%d new texts came, %d were asked for", printed, max(count, 1))}
 	})
+}
+
+// readerGone waits until nobody reads our standard output any more, and says so.
+// Without it, who waits for a text that doesn't come would not find out.
+func readerGone() error {
+	for {
+		out := []unix.PollFd{{Fd: 1}} // no events: what is wrong is told anyway
+		switch _, err := unix.Poll(out, -1); {
+		case err == unix.EINTR:
+		case err != nil:
+			return err
+		default:
+			return unix.EPIPE
+		}
+	}
 }
 
 func (a *app) printReceived(out io.Writer, m client.Message) error {

@@ -164,6 +164,20 @@ func TestReceiveNowhere(t *testing.T) {
 	}
 }
 
+// Who waits for texts notices that nobody would read them.
+func TestReceiveUnread(t *testing.T) {
+	cmd := receiving(unread(t, 1), "--follow")
+	out := pipe(t, cmd)
+	check(t, cmd.Start())
+	_, err := bufio.NewReader(out).ReadString('\n')
+	check(t, err)
+	check(t, out.Close())
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != cli.ExitIO {
+		t.Errorf("exit code %d", code)
+	}
+}
+
 // Two at once share the texts: each comes once.
 func TestReceiveTwice(t *testing.T) {
 	const texts = 200

@@ -18,28 +18,30 @@ type worker struct {
 	profile *client.Profile
 }
 
-// work opens the profile, has its session kept up, here or by another process, and
-// calls do. An error that no trying helps ends it.
+// work opens the profile, has its session kept up, here or by another process, until
+// do returns, and not only until ctx is done: there may be something to drain. An
+// error that no trying helps ends ctx.
 func (a *app) work(ctx context.Context, do func(ctx context.Context, w *worker) error) error {
 	w, err := a.worker()
 	if err != nil {
 		return err
 	}
 	defer w.store.Close()
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop() // before that
 	wg.Go(func() {
-		if err := w.profile.Run(ctx); err != nil {
+		if err := w.profile.Run(running); err != nil {
 			cancel(err)
 		}
 	})
 	err = do(ctx, w)
-	if cause := context.Cause(ctx); cause != nil && client.Final(cause) {
+	if cause := context.Cause(ctx); cause != nil && (client.Final(cause) || errors.Is(err, context.Canceled)) {
 		err = cause
 	}
-	cancel(nil)
-	wg.Wait()
 	return err
 }
 
