@@ -159,7 +159,9 @@ func TestManuals(t *testing.T) {
 		if strings.Count(text, "\n") < 10 {
 			t.Fatalf("%s.md has the commands %q only", name, text)
 		}
-		archive := "server start\n" + people + "exec sh -eux manual.sh\nserver stop\n-- extra.toml --\n[register]\nmode = \"invite\"\n-- manual.sh --\n" + text
+		// What it leaves running when a command fails, a bot, would keep the test from ending.
+		text = "trap 'code=$?; trap \"\" TERM; kill 0; exit $code' EXIT\n" + text
+		archive := "server start\n" + people + "exec setsid --wait sh -eux manual.sh\nserver stop\n-- extra.toml --\n[register]\nmode = \"invite\"\n-- manual.sh --\n" + text
 		if err := os.WriteFile(filepath.Join(dir, name+".txtar"), []byte(archive), 0o600); err != nil {
 			t.Fatal(err)
 		}
