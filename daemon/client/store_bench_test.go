@@ -63,16 +63,25 @@ func BenchmarkReceive(b *testing.B) {
 	}
 }
 
+// fill puts n texts into the history that were exchanged with 100 people. Each has
+// 24 words of which some are common, some rare, and "number" and its own number.
+func fill(t testing.TB, s *Store, n int) {
+	t.Helper()
+	_, err := s.writer.ExecContext(t.Context(), `
+		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1),
+			v (i, v, w) AS (SELECT i, i * 2654435761 % 4294967296, (i + 7) * 40503 % 65536 FROM n)
+		INSERT INTO message (id, out, sender, device, counter, kind, created, at, server, receivers, shown, body)
+		SELECT randomblob(16), i % 2, iif(i % 2, 'alice@server1', format('u%d@server2', i / 2 % 100)), 1, i, 1, i, i, 'server1',
+			iif(i % 2, format('u%d@server2', i / 2 % 100), 'alice@server1'), 0,
+			format('%s r%x r%x c%d c%d number %d', ?2, v % 20000, w % 5000, v % 300, w % 30, i) FROM v;
+		INSERT INTO recipient (message, position, receiver, state, at) SELECT seq, 0, receivers, 2, at FROM message WHERE out`, n, benchBody)
+	check(t, err)
+}
+
 // BenchmarkHistory reads from 100,000 messages of 100 people.
 func BenchmarkHistory(b *testing.B) {
 	s := aliceStore(b)
-	_, err := s.writer.ExecContext(b.Context(), `
-		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)
-		INSERT INTO message (id, out, sender, device, counter, kind, created, at, server, receivers, shown, body)
-		SELECT randomblob(16), i % 2, iif(i % 2, 'alice@server1', format('u%d@server2', i % 100)), 1, i, 1, i, i, 'server1',
-			iif(i % 2, format('u%d@server2', i % 100), 'alice@server1'), 0, format('%s %d', ?, i) FROM n;
-		INSERT INTO recipient (message, position, receiver, state, at) SELECT seq, 0, receivers, 2, at FROM message WHERE out`, benchBody)
-	check(b, err)
+	fill(b, s, 100_000)
 	for _, c := range []struct {
 		name string
 		q    Query
@@ -81,9 +90,19 @@ func BenchmarkHistory(b *testing.B) {
 		{"last100", Query{Limit: 100}, 100},
 		{"with/last100", Query{With: "u7@server2", Limit: 100}, 100},
 		{"with/all", Query{With: "u7@server2"}, 1000},
-		{"with/grep", Query{With: "u7@server2", Grep: regexp.MustCompile(`\b50007$`)}, 1},
+		{"with/grep", Query{With: "u7@server2", Grep: regexp.MustCompile(`\b50014$`)}, 1},
 		{"grep/all", Query{Grep: regexp.MustCompile(`\b50007$`)}, 1},
 		{"before", Query{Before: time.UnixMilli(5000), Limit: 100}, 100},
+		{"time", Query{Since: time.UnixMilli(50_000), Before: time.UnixMilli(50_100)}, 100},
+		{"search/one", Query{Search: `"50007"`}, 1},
+		{"search/common/last100", Query{Search: `"number" "twenty"`, Limit: 100}, 100},
+		{"search/common/with", Query{Search: `"number"`, With: "u7@server2", Limit: 100}, 100},
+		{"search/common/with/rare", Query{Search: `"number" "50014"`, With: "u7@server2"}, 1},
+		{"search/common/nobody", Query{Search: `"number"`, With: "nobody@server2"}, 0},
+		{"search/common/time", Query{Search: `"number"`, Since: time.UnixMilli(50_000), Before: time.UnixMilli(50_100)}, 100},
+		{"search/phrase", Query{Search: `"number 50007"`}, 1},
+		{"search/prefix", Query{Search: `"5000"*`, Limit: 100}, 11},
+		{"search/short prefix", Query{Search: `"c1"*`, Limit: 100}, 100},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			for b.Loop() {

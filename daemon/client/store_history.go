@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -59,10 +60,12 @@ func (s *Store) status(first, last message.ID) (m Message, found bool, err error
 	return messages[0], true, nil
 }
 
-// Query says which messages History is to return; the zero value is all.
+// Query says which messages History and Walk are to give; the zero value is all.
 type Query struct {
 	With   message.Address // from or to this address; "": everybody
+	Search Search          // the text has these words
 	Grep   *regexp.Regexp  // the text matches
+	Since  time.Time       // At is this or later
 	Before time.Time       // At is before this
 	Only   Direction
 	Limit  int // the last so many; 0: all
@@ -80,21 +83,91 @@ const (
 
 // History returns what the query asks for, oldest first.
 func (s *Store) History(q Query) ([]Message, error) {
-	messages, err := s.history(q)
+	all, some, err := s.span(&q)
+	var messages []Message
+	if err == nil && some {
+		messages, err = s.page(&q, all, newest, q.Limit)
+	}
 	if err != nil {
 		return nil, s.failed("reading the history", err)
 	}
+	slices.Reverse(messages)
 	return messages, nil
 }
 
-func (s *Store) history(q Query) (messages []Message, err error) {
-	text, args := q.sql()
+// pageSize is how many messages Walk has in hand.
+const pageSize = 512
+
+// Walk calls each with what History would return, and has only a part of it in
+// memory unless there is a limit. An error of each ends it.
+func (s *Store) Walk(q Query, each func(Message) error) error {
+	if q.Limit > 0 {
+		messages, err := s.History(q)
+		for i := 0; err == nil && i < len(messages); i++ {
+			err = each(messages[i])
+		}
+		return err
+	}
+	rest, some, err := s.span(&q)
+	for some && err == nil {
+		var messages []Message
+		if messages, err = s.page(&q, rest, oldest, pageSize); err != nil {
+			break
+		}
+		for _, m := range messages {
+			if err := each(m); err != nil {
+				return err
+			}
+			rest.first = m.Seq + 1
+		}
+		some = len(messages) == pageSize
+	}
+	if err != nil {
+		return s.failed("reading the history", err)
+	}
+	return nil
+}
+
+// span is a range of the column seq.
+type span struct{ first, last int64 }
+
+// span returns where the messages of the query's time are, if there are any. Seq
+// and time rise together only as long as nobody sets the clock back; so these are
+// bounds, which keep everything else from reading all of a long history.
+func (s *Store) span(q *Query) (all span, some bool, err error) {
+	if q.Since.IsZero() && q.Before.IsZero() {
+		return span{0, math.MaxInt64}, true, nil
+	}
+	var first, last sql.NullInt64
+	since, before := q.times()
+	err = s.db.QueryRow(spanQuery, since, before).Scan(&first, &last)
+	return span{first.Int64, last.Int64}, first.Valid, err
+}
+
+const spanQuery = "SELECT min(seq), max(seq) FROM message INDEXED BY message_at WHERE at >= ? AND at < ?"
+
+// times returns what At may be, in milliseconds: from since on, before before.
+func (q *Query) times() (since, before int64) {
+	since, before = math.MinInt64, math.MaxInt64
+	if !q.Since.IsZero() {
+		since = q.Since.UnixMilli()
+	}
+	if !q.Before.IsZero() {
+		before = q.Before.UnixMilli()
+	}
+	return since, before
+}
+
+// page returns up to limit messages of a part of the history, 0 for all, in the
+// order in which they are read.
+func (s *Store) page(q *Query, part span, from end, limit int) (messages []Message, err error) {
+	text, args := q.sql(part, from)
 	rows, err := s.db.Query(text, args...)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	for (q.Limit <= 0 || len(messages) < q.Limit) && rows.Next() {
+	for (limit <= 0 || len(messages) < limit) && rows.Next() {
 		m, err := scanMessage(rows)
 		if err != nil {
 			return nil, err
@@ -106,37 +179,46 @@ func (s *Store) history(q Query) (messages []Message, err error) {
 	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 		return nil, err
 	}
-	slices.Reverse(messages)
 	return messages, s.complete(messages)
 }
 
-// sql returns the query as SQL, newest first. A limit is for the caller, who
-// knows which rows match.
-func (q *Query) sql() (text string, args []any) {
-	before := int64(lastTime)
-	if !q.Before.IsZero() {
-		before = q.Before.UnixMilli()
+// end is where reading begins, as SQL has it.
+type end string
+
+const (
+	oldest end = ""
+	newest end = " DESC"
+)
+
+// sql returns the query as SQL. A limit is for the caller, who knows which rows match.
+func (q *Query) sql(part span, from end) (text string, args []any) {
+	since, before := q.times()
+	args = []any{sql.Named("first", part.first), sql.Named("last", part.last), sql.Named("since", since), sql.Named("before", before)}
+	const (
+		some  = " AND +m.at >= :since AND +m.at < :before AND " + ofPeople // +: not by its index, the span is
+		order = " ORDER BY "
+	)
+	direction := [...]string{"", " AND m.out = 0", " AND m.out = 1"}[q.Only]
+	if q.Search != "" {
+		return "SELECT " + messageColumns + " FROM word CROSS JOIN message m ON m.seq = word.rowid WHERE word MATCH :search" +
+			" AND word.rowid BETWEEN :first AND :last" + some + direction + order + "word.rowid" + string(from), append(args, sql.Named("search", q.Search.with(q.With)))
 	}
-	named := []any{sql.Named("before", before), sql.Named("with", q.With)}
-	const some = "SELECT " + messageColumns + " FROM message m WHERE m.at < :before AND " + ofPeople
+	if q.With != "" {
+		args = append(args, sql.Named("with", q.With))
+	}
+	const all = "SELECT " + messageColumns + " FROM message m WHERE m.seq BETWEEN :first AND :last" + some
 	if q.With == "" {
-		switch q.Only {
-		case In:
-			return some + " AND m.out = 0 ORDER BY m.seq DESC", named[:1]
-		case Out:
-			return some + " AND m.out = 1 ORDER BY m.seq DESC", named[:1]
-		}
-		return some + " ORDER BY m.seq DESC", named[:1]
+		return all + direction + order + "m.seq" + string(from), args
 	}
-	in := some + " AND m.out = 0 AND m.sender = :with"
+	const in = all + " AND m.out = 0 AND m.sender = :with"
 	// Ordered by the recipient's column, whose index has that order.
-	out := "SELECT r.message, " + messageFields + ` FROM recipient r JOIN message m ON m.seq = r.message
-		WHERE r.receiver = :with AND m.out = 1 AND m.at < :before AND ` + ofPeople
+	const out = "SELECT r.message, " + messageFields + ` FROM recipient r JOIN message m ON m.seq = r.message
+		WHERE r.receiver = :with AND r.message BETWEEN :first AND :last AND m.out = 1` + some
 	switch q.Only {
 	case In:
-		return in + " ORDER BY m.seq DESC", named
+		return in + order + "m.seq" + string(from), args
 	case Out:
-		return out + " ORDER BY 1 DESC", named
+		return out + order + "1" + string(from), args
 	}
-	return in + " UNION ALL " + out + " ORDER BY 1 DESC", named
+	return in + " UNION ALL " + out + order + "1" + string(from), args
 }

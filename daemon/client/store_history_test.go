@@ -2,9 +2,10 @@ package client
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,19 +32,31 @@ func TestHistory(t *testing.T) {
 		q    Query
 		want string
 	}{
-		"all":         {Query{}, "bob 1,carol 1,bob 2,to both,to bob,carol 2"},
-		"in":          {Query{Only: In}, "bob 1,carol 1,bob 2,carol 2"},
-		"out":         {Query{Only: Out}, "to both,to bob"},
-		"bob":         {Query{With: bob}, "bob 1,bob 2,to both,to bob"},
-		"from bob":    {Query{With: bob, Only: In}, "bob 1,bob 2"},
-		"to bob":      {Query{With: bob, Only: Out}, "to both,to bob"},
-		"carol":       {Query{With: carol}, "carol 1,to both,carol 2"},
-		"nobody":      {Query{With: "dave@server1"}, ""},
-		"last two":    {Query{Limit: 2}, "to bob,carol 2"},
-		"grep":        {Query{Grep: regexp.MustCompile("[12]$")}, "bob 1,carol 1,bob 2,carol 2"},
-		"grep, limit": {Query{Grep: regexp.MustCompile("b.*1|^to"), Limit: 2, With: bob}, "to both,to bob"},
-		"before":      {Query{Before: testTime.Add(3 * time.Minute)}, "bob 1,carol 1"},
-		"before, bob": {Query{Before: testTime.Add(3 * time.Minute), With: bob}, "bob 1"},
+		"all":            {Query{}, "bob 1,carol 1,bob 2,to both,to bob,carol 2"},
+		"in":             {Query{Only: In}, "bob 1,carol 1,bob 2,carol 2"},
+		"out":            {Query{Only: Out}, "to both,to bob"},
+		"bob":            {Query{With: bob}, "bob 1,bob 2,to both,to bob"},
+		"from bob":       {Query{With: bob, Only: In}, "bob 1,bob 2"},
+		"to bob":         {Query{With: bob, Only: Out}, "to both,to bob"},
+		"carol":          {Query{With: carol}, "carol 1,to both,carol 2"},
+		"nobody":         {Query{With: "dave@server1"}, ""},
+		"last two":       {Query{Limit: 2}, "to bob,carol 2"},
+		"grep":           {Query{Grep: regexp.MustCompile("[12]$")}, "bob 1,carol 1,bob 2,carol 2"},
+		"grep, limit":    {Query{Grep: regexp.MustCompile("b.*1|^to"), Limit: 2, With: bob}, "to both,to bob"},
+		"before":         {Query{Before: testTime.Add(3 * time.Minute)}, "bob 1,carol 1"},
+		"since":          {Query{Since: testTime.Add(3 * time.Minute), Only: In}, "bob 2,carol 2"},
+		"an hour":        {Query{Since: testTime.Add(2 * time.Minute), Before: testTime.Add(4 * time.Minute)}, "carol 1,bob 2"},
+		"an empty one":   {Query{Since: testTime.Add(5 * time.Minute), Before: testTime.Add(6 * time.Minute)}, ""},
+		"word":           {Query{Search: "carol"}, "carol 1,carol 2"},
+		"word, bob":      {Query{Search: "bob", With: bob}, "bob 1,bob 2,to bob"},
+		"word, to bob":   {Query{Search: "to", With: bob, Only: Out}, "to both,to bob"},
+		"word, to carol": {Query{Search: "to", With: carol}, "to both"},
+		"word, from bob": {Query{Search: "bob", With: bob, Only: In}, "bob 1,bob 2"},
+		"word, in":       {Query{Search: "bob", Only: In}, "bob 1,bob 2"},
+		"word, limit":    {Query{Search: "bob", Limit: 2}, "bob 2,to bob"},
+		"word, grep":     {Query{Search: "bob", Grep: regexp.MustCompile("1$")}, "bob 1"},
+		"word, time":     {Query{Search: "carol", Before: testTime.Add(4 * time.Minute)}, "carol 1"},
+		"before, bob":    {Query{Before: testTime.Add(3 * time.Minute), With: bob}, "bob 1"},
 	} {
 		all, err := s.History(c.q)
 		check(t, err)
@@ -54,6 +67,11 @@ func TestHistory(t *testing.T) {
 			if (len(m.Recipients) > 0) != m.Out || m.State == "" {
 				t.Errorf("%s: %+v", name, m)
 			}
+		}
+		var walked []Message
+		check(t, s.Walk(c.q, func(m Message) error { walked = append(walked, m); return nil }))
+		if !reflect.DeepEqual(walked, all) {
+			t.Errorf("%s: Walk gives %q, History %q", name, bodies(walked), bodies(all))
 		}
 	}
 }
@@ -82,7 +100,7 @@ func TestStatusByPrefix(t *testing.T) {
 	// The same id twice (a note to oneself) is one message; two ids are too many.
 	twin := ids[0]
 	twin[15]++
-	_, err := s.writer.ExecContext(t.Context(), "INSERT INTO message SELECT NULL, ?, 0, sender, device, counter, kind, created, at, server, receivers, shown, body, NULL FROM message WHERE id = ?", ids[0][:], ids[0][:])
+	_, err := s.writer.ExecContext(t.Context(), "INSERT INTO message SELECT NULL, ?, 0, sender, device, counter, kind, created, at, server, receivers, shown, body, NULL, first FROM message WHERE id = ?", ids[0][:], ids[0][:])
 	check(t, err)
 	if m, found, err := s.StatusByPrefix(ids[0].String()[:8]); !found || err != nil || !m.Out {
 		t.Errorf("twice the same id: %+v, %v, %v", m, found, err)
@@ -117,14 +135,40 @@ func TestMessageJSON(t *testing.T) {
 	}
 }
 
+// TestWalk reads more than is in hand at once, and ends when it is told to.
+func TestWalk(t *testing.T) {
+	s := aliceStore(t)
+	fill(t, s, 3*pageSize)
+	enough := errors.New("enough")
+	for _, q := range []Query{{}, {Search: "number"}, {Only: Out}, {Grep: regexp.MustCompile("[02468]$")}} {
+		all, err := s.History(q)
+		check(t, err)
+		var last int64
+		n := 0
+		check(t, s.Walk(q, func(m Message) error {
+			if n++; m.Seq <= last {
+				t.Fatalf("%d comes after %d", m.Seq, last)
+			}
+			last = m.Seq
+			return nil
+		}))
+		if n != len(all) || n < pageSize {
+			t.Errorf("%+v: %d of %d", q, n, len(all))
+		}
+		n = 0
+		if err := s.Walk(q, func(Message) error { n++; return enough }); err != enough || n != 1 {
+			t.Errorf("it goes on after %v: %d", err, n)
+		}
+	}
+}
+
 // The queries that a long history must not slow down use their indexes.
 func TestPlans(t *testing.T) {
 	s := aliceStore(t)
-	for _, only := range []Direction{InAndOut, In, Out} {
-		q := Query{With: bob, Only: only}
-		text, args := q.sql()
+	plan := func(text string, args ...any) string {
 		rows, err := s.db.Query("EXPLAIN QUERY PLAN "+text, args...)
 		check(t, err)
+		defer rows.Close()
 		var plan []string
 		for rows.Next() {
 			var a, b, c int
@@ -133,10 +177,26 @@ func TestPlans(t *testing.T) {
 			plan = append(plan, step)
 		}
 		check(t, rows.Err())
-		if slices.ContainsFunc(plan, func(step string) bool {
-			return strings.HasPrefix(step, "SCAN") || strings.Contains(step, "TEMP B-TREE")
-		}) {
-			t.Errorf("direction %d reads or sorts everything:\n%s", only, strings.Join(plan, "\n"))
+		return strings.Join(plan, "\n")
+	}
+	everything := regexp.MustCompile(`(?m)^SCAN (m|r|message)\b|TEMP B-TREE|VIRTUAL TABLE INDEX [0-9]+:$`)
+	for _, only := range []Direction{InAndOut, In, Out} {
+		for _, q := range []Query{{Only: only}, {With: bob, Only: only}, {Search: "word", Only: only}, {Search: "word", With: bob, Only: only}} {
+			for _, from := range []end{oldest, newest} {
+				text, args := q.sql(span{1, 100}, from)
+				if p := plan(text, args...); everything.MatchString(p) {
+					t.Errorf("%+v%s reads or sorts everything:\n%s", q, from, p)
+				}
+			}
+		}
+	}
+	if p := plan(spanQuery, 1, 2); !strings.Contains(p, "COVERING INDEX message_at (at>? AND at<?)") {
+		t.Errorf("a time is looked up by\n%s", p)
+	}
+	// What the test looks for is what SQLite says of a bad one.
+	for _, bad := range []string{"SELECT * FROM message m WHERE body = 'x'", "SELECT * FROM message ORDER BY body", "SELECT * FROM word ORDER BY rowid"} {
+		if p := plan(bad); !everything.MatchString(p) {
+			t.Errorf("%s is no scan:\n%s", bad, p)
 		}
 	}
 }

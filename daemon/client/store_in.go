@@ -97,6 +97,9 @@ func (s *Store) receive(account *Account, in *Incoming, result *Received, files 
 			m.State, reading = message.Delivered.String(), notShown
 		}
 	}
+	if m.First, err = s.stranger(m.From, account.Address); err != nil {
+		return err
+	}
 	if m.Seq, err = s.insertMessage(&m, int64(e.Created), reading, body); err == nil && m.Out {
 		err = s.addOurs(&m)
 	}
@@ -154,6 +157,18 @@ func (s *Store) keepEarly(p *message.Report, g message.Range, at time.Time) erro
 	}
 	_, err := s.exec("DELETE FROM early WHERE seq <= (SELECT seq FROM early ORDER BY seq DESC LIMIT 1 OFFSET ?)", maxEarly)
 	return err
+}
+
+// stranger tells whether nothing came from somebody, nothing was written to him,
+// and he is no contact.
+func (s *Store) stranger(who, me message.Address) (yes bool, err error) {
+	if who == me {
+		return false, nil
+	}
+	err = s.row(`SELECT NOT EXISTS (SELECT 1 FROM message WHERE out = 0 AND sender = ?1)
+		AND NOT EXISTS (SELECT 1 FROM recipient WHERE receiver = ?1)
+		AND NOT EXISTS (SELECT 1 FROM contact WHERE address = ?1)`, who).Scan(&yes)
+	return yes, err
 }
 
 // see puts a counter into what was seen of a device, and tells whether it is new.

@@ -206,3 +206,31 @@ func TestReceiveWhole(t *testing.T) {
 		}
 	}
 }
+
+// The first that comes from a stranger says so, and nothing else does.
+func TestFirst(t *testing.T) {
+	s := aliceStore(t)
+	from := func(who message.Address, counter uint64, kind message.Kind) bool {
+		t.Helper()
+		r := receive(t, s, incoming(t, message.Envelope{Kind: kind, From: who, Device: 1, Counter: counter, To: to(alice), Body: []byte("hello")}))
+		all, err := s.History(Query{With: who, Only: In})
+		check(t, err)
+		if stored := all[len(all)-1]; stored.First != r[0].Message.First {
+			t.Errorf("%s: stored %+v, told %+v", who, stored, r[0].Message)
+		}
+		return r[0].Message.First
+	}
+	enqueue(t, s, Outgoing{To: to(carol), Body: []byte("hello")})
+	for i, x := range []struct {
+		who  message.Address
+		kind message.Kind
+		want bool
+	}{
+		{bob, message.Text, true}, {bob, message.Text, false}, {carol, message.Text, false}, {alice, message.Text, false},
+		{"dave@server1", 100, true}, {"dave@server1", message.Text, false}, {"server2", message.Text, true},
+	} {
+		if have := from(x.who, uint64(i+1), x.kind); have != x.want {
+			t.Errorf("%d, from %s: %v", i, x.who, have)
+		}
+	}
+}

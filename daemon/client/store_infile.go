@@ -307,6 +307,9 @@ func (s *Store) finishFile(ctx context.Context, seq int64, raw []byte, server st
 		if !m.Out {
 			reading = notShown
 		}
+		if m.First, err = s.stranger(m.From, account.Address); err != nil {
+			return err
+		}
 		if m.Seq, err = s.insertMessage(&m, int64(e.Created), reading, m.Body); err != nil {
 			return err
 		}

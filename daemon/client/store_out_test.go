@@ -246,7 +246,7 @@ func TestFull(t *testing.T) {
 		_, err := s.writer.ExecContext(t.Context(), "PRAGMA max_page_count = "+pages)
 		check(t, err)
 	}
-	limit("60")
+	limit("90")
 	o := Outgoing{To: to(bob, carol), Body: make([]byte, 5000)}
 	var stored uint64
 	for {

@@ -6,7 +6,7 @@ import "fmt"
 // file's version is its user_version. A step that was in a release is never
 // changed. Times are milliseconds since 1970. Devices are 64-bit numbers, which
 // SQLite shows as signed.
-var storeSchemas = [...]string{schema1, schemaDevices, schemaFiles, schemaLists}
+var storeSchemas = [...]string{schema1, schemaDevices, schemaFiles, schemaLists, schemaHistory}
 
 const schema1 = `
 -- Who this profile is; one row. counter is the last that an envelope took.
@@ -190,6 +190,42 @@ CREATE INDEX list_name ON list (name, owner);
 -- The list that a message is to; its receivers are some of the members then.
 ALTER TABLE message ADD COLUMN list BLOB;
 CREATE INDEX message_list ON message (list, seq) WHERE list IS NOT NULL;
+`
+
+// The words are those of texts and of files' names; the body of anything else is
+// bytes. The table has no copy of the texts (it is contentless), which would cost as
+// much again as they do.
+const schemaHistory = `
+-- 1: what came in was the first word of a stranger: nobody who had written, was written to, or is a contact.
+ALTER TABLE message ADD COLUMN first INTEGER NOT NULL DEFAULT 0;
+
+CREATE INDEX message_at ON message (at);
+
+-- Where each word of a text is, and the other side's addresses, one word each (see addressWord).
+CREATE VIRTUAL TABLE word USING fts5 (body, who, content = '', contentless_delete = 1, tokenize = 'unicode61 remove_diacritics 2');
+CREATE VIEW worded (seq, body, who) AS
+	SELECT seq, body, replace(replace(replace(iif(out, receivers, sender), '@', char(0xe000)), '.', char(0xe001)), '-', char(0xe002))
+	FROM message WHERE kind IN (1, 2) AND typeof(body) = 'text';
+INSERT INTO word (rowid, body, who) SELECT seq, body, who FROM worded;
+CREATE TRIGGER message_word AFTER INSERT ON message WHEN new.kind IN (1, 2) BEGIN
+	INSERT INTO word (rowid, body, who) SELECT seq, body, who FROM worded WHERE seq = new.seq;
+END;
+CREATE TRIGGER message_named AFTER UPDATE OF body ON message WHEN new.kind = 2 AND old.body IS NULL BEGIN
+	INSERT INTO word (rowid, body, who) SELECT seq, body, who FROM worded WHERE seq = new.seq;
+END;
+CREATE TRIGGER message_unword BEFORE DELETE ON message WHEN old.kind IN (1, 2) BEGIN
+	DELETE FROM word WHERE rowid IN (SELECT seq FROM worded WHERE seq = old.seq);
+END;
+
+-- People, by the names that the owner of this profile gave them.
+CREATE TABLE contact (
+	address  TEXT PRIMARY KEY,
+	name     TEXT    NOT NULL COLLATE NOCASE UNIQUE,
+	devices  TEXT    NOT NULL DEFAULT '', -- the public keys that we know, rising, with spaces between
+	verified INTEGER NOT NULL DEFAULT 0,  -- 1: somebody has compared their words
+	changed  TEXT,                        -- what his home named last, if there is a key among it that we don't know
+	added    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 `
 
 // storeApplication is "NIPC", the application_id of a file of ours.

@@ -190,11 +190,14 @@ func TestDamageInside(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var roots int
+	check(t, s.db.QueryRow("SELECT max(rootpage) FROM sqlite_schema").Scan(&roots))
+	head := (roots + 2) * 4096 // the schema, the account and the roots are before that
 	check(t, s.Close())
 	path := filepath.Join(dir, "history.db")
 	st, err := os.Stat(path)
 	check(t, err)
-	overwrite(t, path, 48*4096, int(st.Size())-48*4096) // the schema, the account and the roots are before that
+	overwrite(t, path, head, int(st.Size())-head)
 	s = openStore(t, dir)
 	if _, err := s.History(Query{}); !errors.Is(err, ErrDamaged) {
 		t.Errorf("History: %v", err)
