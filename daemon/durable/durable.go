@@ -63,6 +63,23 @@ func Create(path string, data []byte, perm fs.FileMode) error {
 	return nil
 }
 
+// WriteFunc is WriteFile for content that write writes, in pieces of any size.
+func WriteFunc(path string, perm fs.FileMode, write func(io.Writer) error) error {
+	if err := writeFile(path, perm, write); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}
+
+// CreateFunc is Create for content that write writes. It finds out only after that
+// whether there is something at path.
+func CreateFunc(path string, perm fs.FileMode, write func(io.Writer) error) error {
+	if err := create(path, perm, write); err != nil {
+		return fmt.Errorf("creating %s: %w", path, err)
+	}
+	return nil
+}
+
 func bytesTo(data []byte) func(io.Writer) error {
 	return func(w io.Writer) error {
 		_, err := w.Write(data)

@@ -3,6 +3,7 @@ package durable
 import (
 	"bytes"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -146,6 +147,43 @@ func TestCreate(t *testing.T) {
 		t.Errorf("Create at a link: %v", err)
 	}
 	wantOnly(t, dir, map[string]string{"f": "one", "link": "one"})
+}
+
+// What is written in pieces is there whole or not at all, too.
+func TestWriteInPieces(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	pieces := func(err error, words ...string) func(io.Writer) error {
+		return func(w io.Writer) error {
+			for _, word := range words {
+				io.WriteString(w, word)
+			}
+			return err
+		}
+	}
+	broken := errors.New("broken")
+	for _, x := range []struct {
+		put   func(string, fs.FileMode, func(io.Writer) error) error
+		write func(io.Writer) error
+		err   error
+		want  string
+	}{
+		{CreateFunc, pieces(broken, "o", "n"), broken, ""},
+		{CreateFunc, pieces(nil, "o", "ne"), nil, "one"},
+		{CreateFunc, pieces(nil, "two"), fs.ErrExist, "one"},
+		{WriteFunc, pieces(broken, "t"), broken, "one"},
+		{WriteFunc, pieces(nil, "t", "w", "o"), nil, "two"},
+	} {
+		if err := x.put(path, 0o600, x.write); !errors.Is(err, x.err) || err != nil && !strings.Contains(err.Error(), path) {
+			t.Errorf("have %v, want %v", err, x.err)
+		}
+		want := map[string]string{"f": x.want}
+		if x.want == "" {
+			want = nil
+		}
+		wantOnly(t, dir, want)
+	}
+	wantMode(t, path, 0o600)
 }
 
 func TestCreateOneWins(t *testing.T) {
