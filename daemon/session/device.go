@@ -49,6 +49,20 @@ func (h *Host) devices(user message.Address) (fields []string) {
 	return fields
 }
 
+// keys answers wire.OpKeys, for whoever writes to somebody. Who is not of this server,
+// who is no user, and who has no device are all the same.
+func (h *Host) keys(of string) (keys []string) {
+	address, err := message.ParseUser(of)
+	if err != nil || address.Server() != h.home {
+		return nil
+	}
+	account, _ := h.users.Show(address.User())
+	for _, d := range account.Devices {
+		keys = append(keys, d.Key.String())
+	}
+	return keys
+}
+
 func seconds(t time.Time) string {
 	if t.IsZero() {
 		return "0"

@@ -476,6 +476,8 @@ func (s *session) request(body []byte) error {
 		s.host.relay.Close(&s.turn, &s.ledger)
 		s.turn.Run()
 		reply.No = s.host.removeDevice(s, q.Args[0], q.Args[1])
+	case q.Op == wire.OpKeys && len(q.Args) == 1:
+		reply.Results = s.host.keys(q.Args[0])
 	default:
 		reply.No = message.Refuse(message.CodeInvalid, "this server doesn't know operation %d with %d arguments", q.Op, len(q.Args))
 	}

@@ -10,6 +10,7 @@ const (
 	OpPassword     Op = 1 // old, new → nothing
 	OpDevices      Op = 2 // nothing → DeviceFields for each device of the user's
 	OpRemoveDevice Op = 3 // password, device → nothing
+	OpKeys         Op = 4 // a user's address → the public key of each of his devices
 )
 
 // DeviceFields is how many results OpDevices has for a device: its id, public key and

@@ -239,6 +239,7 @@ func TestFrameVectors(t *testing.T) {
 	}
 	full := message.Defer(message.CodeFull, 90*time.Second, "the disk is full")
 	none := message.Refuse(message.CodeNoUser, "server1 has no user carol")
+	devices := []string{identity.KeyFromSeed([32]byte{1}).Public().String(), identity.KeyFromSeed([32]byte{2}).Public().String()}
 	frames := []frameVector{
 		{AppendEnvelope(nil, Transit{}, raw), 1, "an envelope for all its receivers, just written"},
 		{AppendEnvelope(nil, Transit{Open: 1 << 1, Age: 3600}, raw), 1, "an envelope for its second receiver only, an hour old"},
@@ -257,6 +258,8 @@ func TestFrameVectors(t *testing.T) {
 		{AppendRequest(nil, Request{Number: 1, Op: OpPassword, Args: []string{"old one", "new one"}}), 7, "request 1: change the password"},
 		{AppendReply(nil, Reply{Number: 1}), 8, "request 1 is done"},
 		{AppendReply(nil, Reply{Number: 1, No: message.Refuse(message.CodeBadLogin, "that is not your password")}), 8, "request 1 is refused"},
+		{AppendRequest(nil, Request{Number: 2, Op: OpKeys, Args: []string{"bob@server1"}}), 7, "request 2: which devices has bob?"},
+		{AppendReply(nil, Reply{Number: 2, Results: devices}), 8, "the keys of his two devices"},
 	}
 	for _, v := range golden(t, "frames", frames) {
 		kind, body, rest, err := Next(v.Frame)
