@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,7 +37,8 @@ type link struct {
 	ack      wire.Ack
 
 	// of the sender
-	after [message.Priorities]uint64 // the outbox was read up to here
+	vetted map[string]bool            // see vet
+	after  [message.Priorities]uint64 // the outbox was read up to here
 
 	mu       sync.Mutex // guards what follows
 	control  []byte
@@ -100,7 +102,7 @@ func (c *Client) converse(ctx context.Context, m meeting) (up time.Duration, err
 	}
 	l := &link{
 		c: c, conn: conn, hello: m.hello, early: m.early, began: time.Now(), first: 1, next: 1,
-		flights: map[uint64]*flight{}, calls: map[uint64]chan wire.Reply{}, whole: make(chan struct{}, 1),
+		flights: map[uint64]*flight{}, vetted: map[string]bool{}, calls: map[uint64]chan wire.Reply{}, whole: make(chan struct{}, 1),
 	}
 	l.whole <- struct{}{} // what an earlier process has left
 	if idle := time.Duration(m.hello.Idle) * time.Second; idle > 0 && !conn.Transport().Properties().Quiet() {
@@ -412,7 +414,7 @@ func (l *link) send(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		if err := l.fill(); err != nil {
+		if err := l.fill(ctx); err != nil {
 			return err
 		}
 		wait, err := l.keepAlive()
@@ -460,7 +462,7 @@ func (l *link) keepAlive() (time.Duration, error) {
 }
 
 // fill takes from the outbox what the home's window has room for.
-func (l *link) fill() error {
+func (l *link) fill(ctx context.Context) error {
 	some := false
 	l.mu.Lock()
 	now := time.Now()
@@ -502,6 +504,9 @@ func (l *link) fill() error {
 			}
 			if len(pending) == 0 {
 				break
+			}
+			if pending, err = l.vet(ctx, message.Priority(p), pending); err != nil {
+				return err
 			}
 			if slices.ContainsFunc(pending, func(p Pending) bool { return p.Unproven }) {
 				if err := l.c.store.confirm(); err != nil {
@@ -618,6 +623,9 @@ func (l *link) answer(body []byte) error {
 	l.mu.Unlock()
 	if call == nil {
 		return fmt.Errorf("%w: an answer to nothing", wire.ErrProtocol)
+	}
+	for i, r := range reply.Results {
+		reply.Results[i] = strings.Clone(r) // it shares the bytes of the record
 	}
 	call <- reply
 	return nil

@@ -179,7 +179,7 @@ func TestPlans(t *testing.T) {
 		check(t, rows.Err())
 		return strings.Join(plan, "\n")
 	}
-	everything := regexp.MustCompile(`(?m)^SCAN (m|r|message)\b|TEMP B-TREE|VIRTUAL TABLE INDEX [0-9]+:$`)
+	everything := regexp.MustCompile(`(?m)^SCAN (m|r|o|c|f|message|contact|recipient|outbox)\b|TEMP B-TREE|VIRTUAL TABLE INDEX [0-9]+:$`)
 	for _, only := range []Direction{InAndOut, In, Out} {
 		for _, q := range []Query{{Only: only}, {With: bob, Only: only}, {Search: "word", Only: only}, {Search: "word", With: bob, Only: only}} {
 			for _, from := range []end{oldest, newest} {
@@ -192,6 +192,11 @@ func TestPlans(t *testing.T) {
 	}
 	if p := plan(spanQuery, 1, 2); !strings.Contains(p, "COVERING INDEX message_at (at>? AND at<?)") {
 		t.Errorf("a time is looked up by\n%s", p)
+	}
+	for text, args := range map[string][]any{addresseeQuery: {1, 1, 1, 1, 1}, strangerQuery: {bob}} {
+		if p := plan(text, args...); everything.MatchString(p) {
+			t.Errorf("%s reads or sorts everything:\n%s", text, p)
+		}
 	}
 	// What the test looks for is what SQLite says of a bad one.
 	for _, bad := range []string{"SELECT * FROM message m WHERE body = 'x'", "SELECT * FROM message ORDER BY body", "SELECT * FROM word ORDER BY rowid"} {

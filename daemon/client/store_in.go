@@ -165,11 +165,13 @@ func (s *Store) stranger(who, me message.Address) (yes bool, err error) {
 	if who == me {
 		return false, nil
 	}
-	err = s.row(`SELECT NOT EXISTS (SELECT 1 FROM message WHERE out = 0 AND sender = ?1)
-		AND NOT EXISTS (SELECT 1 FROM recipient WHERE receiver = ?1)
-		AND NOT EXISTS (SELECT 1 FROM contact WHERE address = ?1)`, who).Scan(&yes)
+	err = s.row(strangerQuery, who).Scan(&yes)
 	return yes, err
 }
+
+const strangerQuery = `SELECT NOT EXISTS (SELECT 1 FROM message WHERE out = 0 AND sender = ?1)
+	AND NOT EXISTS (SELECT 1 FROM recipient WHERE receiver = ?1)
+	AND NOT EXISTS (SELECT 1 FROM contact WHERE address = ?1)`
 
 // see puts a counter into what was seen of a device, and tells whether it is new.
 func (s *Store) see(from message.Address, device message.DeviceID, counter uint64) (bool, error) {
