@@ -17,6 +17,7 @@ import (
 func explain(err error) *cli.Error {
 	var changed *identity.ChangedKeyError
 	var no *message.Refusal
+	var devices *client.ChangedDevicesError
 	var network *net.OpError // not net.Error, which every error of a system call is
 	switch {
 	case errors.As(err, new(*cli.Error)):
@@ -25,6 +26,8 @@ func explain(err error) *cli.Error {
 		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: "noipchat login alice@server1 --server IP:PORT, or noipchat join LINE"}
 	case errors.As(err, &changed):
 		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "nothing was sent; if its admin confirms the new key: noipchat server import LINE"}
+	case errors.As(err, &devices):
+		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "nothing was sent to him; ask him, compare words, and confirm: noipchat contact verify " + string(devices.Address)}
 	case errors.Is(err, client.ErrDamaged):
 		return &cli.Error{Code: cli.ExitIO, Err: err, Hint: "restore it from a backup, or use another profile: --profile NAME"}
 	case errors.As(err, &no) && no.Code == message.CodeBadLogin:

@@ -10,7 +10,6 @@ import (
 
 	"github.com/noipchat/noipchat/cmd/cli"
 	"github.com/noipchat/noipchat/daemon/client"
-	"github.com/noipchat/noipchat/daemon/message"
 )
 
 func (a *app) statusCommand() *cobra.Command {
@@ -54,67 +53,115 @@ func (a *app) statusCommand() *cobra.Command {
 }
 
 func (a *app) historyCommand() *cobra.Command {
-	var grep string
-	var limit int
+	var f historyFlags
 	cmd := &cobra.Command{
-		Use:     "history [WITH]",
-		Short:   "show what was written, with one person or all",
-		Example: "noipchat history bob@server1 --grep '(?i)dinner'",
-		Args:    cli.Args("[WITH]"),
+		Use:   "history [WITH]",
+		Short: "show, search and export what was written, with one person or all",
+		Long: `Shows what was written, with one person or all, oldest first. --search finds words,
+in any order; "in quotes" words that follow each other; din* words that begin so.
+A time is an age as 2d (s, m, h, d, w), a day as 2026-03-01, or as RFC 3339 has it.`,
+		Example: `noipchat history bob@server1 --search 'dinner "at eight"' --since 2w
+noipchat history --export all.html`,
+		Args: cli.Args("[WITH]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			q := client.Query{Limit: limit}
-			if len(args) == 1 {
-				with, err := message.ParseUser(args[0])
-				if err != nil {
-					return cli.Misuse("write it as bob@server1", "%w", err)
-				}
-				q.With = with
+			q, err := f.query(time.Now())
+			if err != nil {
+				return err
 			}
-			if limit < 0 {
-				return cli.Misuse("0: all", "--limit %d", limit)
-			}
-			if grep != "" {
-				re, err := regexp.Compile(grep)
-				if err != nil {
-					return cli.Misuse("it is a regular expression as in Go's regexp/syntax", "--grep: %w", err)
+			if f.to.path != "" {
+				if err := f.to.check(); err != nil {
+					return err
 				}
-				q.Grep = re
+			} else if f.to.form != "" || f.to.replace {
+				return cli.Misuse("--export FILE says where to", "--format and --force are for an export")
 			}
 			store, err := a.open()
 			if err != nil {
 				return err
 			}
 			defer store.Close()
-			messages, err := store.History(q)
-			if err != nil {
-				return err
-			}
-			for _, m := range messages {
-				if err := a.printHistory(cmd, m); err != nil {
+			if len(args) == 1 {
+				if q.With, err = person(store, args[0]); err != nil {
 					return err
 				}
 			}
-			return nil
+			return a.history(cmd, store, q, &f.to)
 		},
 	}
-	cmd.Flags().StringVar(&grep, "grep", "", "only texts that match the regular expression `RE`")
-	cmd.Flags().IntVar(&limit, "limit", 0, "only the last `N`; 0: all")
+	flags := cmd.Flags()
+	flags.StringVar(&f.search, "search", "", "only texts with these `WORDS`")
+	flags.StringVar(&f.grep, "grep", "", "only texts that match the regular expression `RE`")
+	flags.StringVar(&f.since, "since", "", "only from this `TIME` on")
+	flags.StringVar(&f.until, "until", "", "only before this `TIME`, or up to the end of this day")
+	flags.IntVar(&f.limit, "limit", 0, "only the last `N`; 0: all")
+	flags.StringVar(&f.to.path, "export", "", "write them to a new `FILE` that only you can read")
+	flags.StringVar(&f.to.form, "format", "", "the `FORM` of the file: text, json or html; left out: by its name")
+	flags.BoolVar(&f.to.replace, "force", false, "replace the file if it is there")
 	return cmd
 }
 
-func (a *app) printHistory(cmd *cobra.Command, m client.Message) error {
-	out := cmd.OutOrStdout()
-	if a.json {
-		return cli.JSON(out, m)
+// historyFlags are what is asked for, as it was typed.
+type historyFlags struct {
+	search, grep, since, until string
+	limit                      int
+	to                         export
+}
+
+func (f *historyFlags) query(now time.Time) (q client.Query, err error) {
+	if f.limit < 0 {
+		return q, cli.Misuse("0: all", "--limit %d", f.limit)
 	}
-	who := "from " + string(m.From)
-	if m.Out {
-		to := make([]string, len(m.To))
-		for i, t := range m.To {
-			to[i] = string(t)
+	q.Limit = f.limit
+	if f.search != "" {
+		if q.Search, err = client.ParseSearch(f.search); err != nil {
+			return q, cli.Misuse("words of letters and digits; --grep finds everything else", "--search: %w", err)
 		}
-		who = "to " + strings.Join(to, ", ")
 	}
-	_, err := fmt.Fprintf(out, "%s  %s  %s  (%s, %s)\n", m.At.Local().Format(time.DateTime), who, oneLine(m.Body), m.State, m.ID.String()[:8])
+	if f.grep != "" {
+		if q.Grep, err = regexp.Compile(f.grep); err != nil {
+			return q, cli.Misuse("it is a regular expression as in Go's regexp/syntax", "--grep: %w", err)
+		}
+	}
+	const hint = "write it as 2d, 2026-03-01, '2026-03-01 18:30' or 2026-03-01T18:30:00Z"
+	if f.since != "" {
+		if q.Since, err = parseWhen(f.since, now, false); err != nil {
+			return q, cli.Misuse(hint, "--since: %w", err)
+		}
+	}
+	if f.until != "" {
+		if q.Before, err = parseWhen(f.until, now, true); err != nil {
+			return q, cli.Misuse(hint, "--until: %w", err)
+		}
+	}
+	return q, nil
+}
+
+func (a *app) history(cmd *cobra.Command, store *client.Store, q client.Query, to *export) error {
+	n, err := contactNames(store)
+	if err != nil {
+		return err
+	}
+	out := cmd.OutOrStdout()
+	if to.path == "" {
+		show := forms["text"]
+		if a.json {
+			show = forms["json"]
+		}
+		return store.Walk(q, func(m client.Message) error { return show.message(out, m, n) })
+	}
+	ctx, cancel := untilSignal(cmd.Context(), 0)
+	defer cancel()
+	count, err := to.run(ctx, store, q, n)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return cli.JSON(out, struct {
+			File     string `json:"file"`
+			Format   string `json:"format"`
+			Messages int    `json:"messages"`
+		}{to.path, to.form, count})
+	}
+	_, err = fmt.Fprintf(out, "%d messages are in %s\n", count, cli.Sanitise(to.path))
 	return err
 }

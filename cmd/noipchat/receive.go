@@ -33,10 +33,11 @@ func (a *app) receiveCommand() *cobra.Command {
 		Short: "print new texts, one a line, and say that they were read",
 		Long: `Prints new texts, one a line: id, from, to, time, text and state, with tabs between
 them. In a text, \n is a new line, \t a tab and \\ a backslash; other control
-characters are shown as U+FFFD. With --json nothing is changed. A text counts as
-printed when its whole line was written. So none is skipped, whatever happens to this
-command; if it is killed after a line and before it has noted that, that line comes
-once more, with the same id.`,
+characters are shown as U+FFFD. The first text of a stranger has one more field after
+the state: first. With --json nothing is changed. A text counts as printed when its
+whole line was written. So none is skipped, whatever happens to this command; if it is
+killed after a line and before it has noted that, that line comes once more, with the
+same id.`,
 		Example: `noipchat receive --timeout 5m
 noipchat receive --follow --json | while read -r m; do echo "$m" | jq -r .text; done`,
 		Args: cli.Args(),
@@ -151,6 +152,9 @@ func (a *app) printReceived(out io.Writer, m client.Message) error {
 		to[i] = string(t)
 	}
 	fields := []string{m.ID.String(), string(m.From), strings.Join(to, ","), m.Created.UTC().Format(time.RFC3339), oneLine(m.Body), m.State}
+	if m.First {
+		fields = append(fields, "first")
+	}
 	_, err := fmt.Fprintln(out, strings.Join(fields, "\t"))
 	return err
 }

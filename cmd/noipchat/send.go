@@ -26,13 +26,13 @@ func (a *app) sendCommand() *cobra.Command {
 		Short: "send a text to one or many, and say what became of it",
 		Long: `Sends a text to one or many, from -m or standard input, and prints its id and state:
 queued (here), held (a server has it on disk), delivered (on a device), read.
-If the server can't be reached, the text stays in the outbox, and goes with the
+TO is an address or the name of a contact. If the server can't be reached, the text stays in the outbox, and goes with the
 next command that has a connection.`,
-		Example: `noipchat send bob@server1 carol@server1 -m 'dinner at eight?'
+		Example: `noipchat send bob@server1 carol -m 'dinner at eight?'
 df -h / | noipchat send admin@server1 --wait delivered --timeout 5m`,
 		Args: cli.Args("TO…"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := outgoing(cmd, args, text, lifetime)
+			o, err := a.outgoing(cmd, args, text, lifetime)
 			if err != nil {
 				return err
 			}
@@ -54,14 +54,11 @@ df -h / | noipchat send admin@server1 --wait delivered --timeout 5m`,
 }
 
 // outgoing makes a message of the command line.
-func outgoing(cmd *cobra.Command, args []string, text string, lifetime time.Duration) (client.Outgoing, error) {
-	o := client.Outgoing{Lifetime: lifetime}
-	for _, to := range args {
-		address, err := message.ParseUser(to)
-		if err != nil {
-			return o, cli.Misuse("write it as bob@server1", "%w", err)
-		}
-		o.To = append(o.To, address)
+func (a *app) outgoing(cmd *cobra.Command, args []string, text string, lifetime time.Duration) (client.Outgoing, error) {
+	to, err := a.receivers(args)
+	o := client.Outgoing{To: to, Lifetime: lifetime}
+	if err != nil {
+		return o, err
 	}
 	if len(o.To) > message.MaxTo {
 		return o, cli.Misuse("send it in parts", "%d receivers are more than %d", len(o.To), message.MaxTo)
@@ -118,6 +115,11 @@ func (a *app) send(ctx context.Context, out io.Writer, o client.Outgoing, goal m
 		if err := a.printSent(out, m); err != nil {
 			return err
 		}
+		for _, r := range m.Recipients {
+			if r.State == message.Refused && err == nil {
+				err = doubt(w.store, r.Address) // it is why, and says more
+			}
+		}
 		return verdict(m, goal, err, w.offline())
 	})
 }
@@ -135,6 +137,9 @@ func reached(m client.Message, goal message.State) bool {
 
 // verdict is the error that a send ends with.
 func verdict(m client.Message, goal message.State, err, offline error) error {
+	if errors.As(err, new(*client.ChangedDevicesError)) {
+		return err
+	}
 	for _, r := range m.Recipients {
 		if r.State == message.Refused || r.State == message.Expired {
 			return &cli.Error{Code: cli.ExitRefused, Err: fmt.Errorf("%s for %s: %s", r.State, r.Address, because(r)), Hint: ""}
