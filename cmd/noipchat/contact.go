@@ -254,12 +254,16 @@ func (a *app) contactWords() *cobra.Command {
 			ctx, cancel := untilSignal(cmd.Context(), timeout)
 			defer cancel()
 			return a.work(ctx, func(ctx context.Context, w *worker) error {
-				c, mine, _, err := w.keys(ctx, "")
+				account, _, err := w.store.Account()
 				if err != nil {
 					return err
 				}
-				me := c.Account().Address
-				words := c.Words(me, mine)
+				mine, _, home, err := w.keys(ctx, account, "")
+				if err != nil {
+					return err
+				}
+				me := account.Address
+				words := identity.UserWords(me, home, mine)
 				if a.json {
 					return cli.JSON(cmd.OutOrStdout(), struct {
 						Address message.Address      `json:"address"`
@@ -277,23 +281,24 @@ func (a *app) contactWords() *cobra.Command {
 }
 
 // keys asks for the devices of this profile's user, and of somebody else, if there
-// is one.
-func (w *worker) keys(ctx context.Context, him message.Address) (c *client.Client, mine, his []identity.PublicKey, err error) {
-	err = w.ask(ctx, func(ctx context.Context, session *client.Client) (err error) {
-		c = session
-		me := c.Account()
-		if mine, err = c.Keys(ctx, me.Address); err != nil {
+// is one. home is their server's key.
+func (w *worker) keys(ctx context.Context, me client.Account, him message.Address) (mine, his []identity.PublicKey, home identity.PublicKey, err error) {
+	if home, err = identity.ParsePublicKey(me.ServerKey); err != nil {
+		return nil, nil, home, fmt.Errorf("the key of %s in this profile: %w", me.Address.Server(), err)
+	}
+	err = w.ask(ctx, func(ctx context.Context) (err error) {
+		if mine, err = w.profile.Keys(ctx, me.Address); err != nil {
 			return err
 		}
 		if !slices.Contains(mine, identity.KeyFromSeed(me.Seed).Public()) {
 			return message.Refuse(message.CodeInvalid, "%s does not name this device among yours: what it says of devices can't be believed", me.Address.Server())
 		}
 		if him != "" {
-			his, err = c.Keys(ctx, him)
+			his, err = w.profile.Keys(ctx, him)
 		}
 		return err
 	})
-	return c, mine, his, err
+	return mine, his, home, err
 }
 
 // verification is what contact verify shows.
@@ -317,14 +322,14 @@ func (a *app) verify(ctx context.Context, cmd *cobra.Command, w *worker, who, sa
 	if him == me.Address || him.Server() != me.Address.Server() {
 		return &cli.Error{Code: cli.ExitRefused, Err: fmt.Errorf("%s can't be verified", him), Hint: "only other users of " + me.Address.Server() + " can, whose devices your server knows"}
 	}
-	c, mine, his, err := w.keys(ctx, him)
+	mine, his, home, err := w.keys(ctx, me, him)
 	if err != nil {
 		return err
 	}
 	if len(his) == 0 {
 		return &cli.Error{Code: cli.ExitRefused, Err: fmt.Errorf("%s has no device that %s knows", him, me.Address.Server()), Hint: "is that his address? He must have logged in once"}
 	}
-	v := verification{Address: him, Words: c.Words(him, his), Devices: his, Mine: c.Words(me.Address, mine), Trust: client.Verified}
+	v := verification{Address: him, Words: identity.UserWords(him, home, his), Devices: his, Mine: identity.UserWords(me.Address, home, mine), Trust: client.Verified}
 	if said == "" {
 		err = a.compare(v, me.Address, len(mine))
 	} else if said = strings.ToLower(strings.Join(strings.Fields(said), "-")); said != v.Words {

@@ -15,7 +15,16 @@ import (
 // Keys asks the home for the keys of a user's devices, rising. There are none of
 // somebody whom it doesn't know.
 func (c *Client) Keys(ctx context.Context, of message.Address) ([]identity.PublicKey, error) {
-	results, err := c.Ask(ctx, wire.OpKeys, string(of))
+	return keysOf(ctx, c.Ask, of)
+}
+
+// Keys is Client.Keys, by whoever has the session.
+func (p *Profile) Keys(ctx context.Context, of message.Address) ([]identity.PublicKey, error) {
+	return keysOf(ctx, p.Ask, of)
+}
+
+func keysOf(ctx context.Context, ask asker, of message.Address) ([]identity.PublicKey, error) {
+	results, err := ask(ctx, wire.OpKeys, string(of))
 	if err != nil {
 		return nil, err
 	}
@@ -31,11 +40,6 @@ func toldKeys(results []string) (keys []identity.PublicKey, err error) {
 		keys = append(keys, k)
 	}
 	return identity.SortKeys(keys), nil
-}
-
-// Words are what people compare of a user of our home.
-func (c *Client) Words(user message.Address, devices []identity.PublicKey) string {
-	return identity.UserWords(user, c.server, devices)
 }
 
 // vet takes out of envelopes, which are about to be sent, the receivers who were
