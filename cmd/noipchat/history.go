@@ -56,8 +56,8 @@ func (a *app) historyCommand() *cobra.Command {
 	var f historyFlags
 	cmd := &cobra.Command{
 		Use:   "history [WITH]",
-		Short: "show, search and export what was written, with one person or all",
-		Long: `Shows what was written, with one person or all, oldest first. --search finds words,
+		Short: "show, search and export what was written, with one person, a list or all",
+		Long: `Shows what was written, with one person, a list or all, oldest first. --search finds words,
 in any order; "in quotes" words that follow each other; din* words that begin so.
 A time is an age as 2d (s, m, h, d, w), a day as 2026-03-01, or as RFC 3339 has it.`,
 		Example: `noipchat history bob@server1 --search 'dinner "at eight"' --since 2w
@@ -81,7 +81,10 @@ noipchat history --export all.html`,
 			}
 			defer store.Close()
 			if len(args) == 1 {
-				if q.With, err = person(store, args[0]); err != nil {
+				if q.List, err = list(store, args[0]); err == nil && q.List == nil {
+					q.With, err = person(store, args[0])
+				}
+				if err != nil {
 					return err
 				}
 			}

@@ -41,7 +41,7 @@ noipchat receive --timeout 60s`,
 	flags.StringVar(&a.log, "log", "", "write what the connection does to the file `PATH`, - for standard error")
 	flags.BoolVar(&a.json, "json", false, "print JSON, one object a line")
 	cmd.AddCommand(a.loginCommand(), a.joinCommand(), a.sendCommand(), a.receiveCommand(), a.statusCommand(),
-		a.historyCommand(), a.contactCommand(), a.deviceCommand(), a.serverCommand(), a.passwdCommand())
+		a.historyCommand(), a.contactCommand(), a.listCommand(), a.deviceCommand(), a.serverCommand(), a.passwdCommand())
 	return cmd
 }
 

@@ -119,13 +119,14 @@ func (c *Client) Send(ctx context.Context, o Outgoing) (Message, error) {
 	return m, err
 }
 
-// SendFile is Send for a file. It reads the whole file first.
+// SendFile is Send for a file that goes to no list. It reads the whole file first.
 func (c *Client) SendFile(ctx context.Context, o OutgoingFile) (Message, error) {
-	m, err := c.store.EnqueueFile(ctx, o)
-	if err == nil {
-		c.Kick()
+	all, err := c.store.EnqueueFile(ctx, o)
+	if err != nil {
+		return Message{}, err
 	}
-	return m, err
+	c.Kick()
+	return all[0], nil
 }
 
 // Kick has the outbox looked at: somebody else has put something in.

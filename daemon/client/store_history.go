@@ -63,6 +63,7 @@ func (s *Store) status(first, last message.ID) (m Message, found bool, err error
 // Query says which messages History and Walk are to give; the zero value is all.
 type Query struct {
 	With   message.Address // from or to this address; "": everybody
+	List   *List           // to this list, as it is or was; nil: to lists or not
 	Search Search          // the text has these words
 	Grep   *regexp.Regexp  // the text matches
 	Since  time.Time       // At is this or later
@@ -199,6 +200,10 @@ func (q *Query) sql(part span, from end) (text string, args []any) {
 		order = " ORDER BY "
 	)
 	direction := [...]string{"", " AND m.out = 0", " AND m.out = 1"}[q.Only]
+	if q.List != nil {
+		direction += " AND m.list IN (SELECT id FROM list WHERE name = :list AND owner = :owner)"
+		args = append(args, sql.Named("list", q.List.Name), sql.Named("owner", q.List.Owner))
+	}
 	if q.Search != "" {
 		return "SELECT " + messageColumns + " FROM word CROSS JOIN message m ON m.seq = word.rowid WHERE word MATCH :search" +
 			" AND word.rowid BETWEEN :first AND :last" + some + direction + order + "word.rowid" + string(from), append(args, sql.Named("search", q.Search.with(q.With)))

@@ -144,21 +144,27 @@ func (s *Store) putList(l *List) (isNew bool, err error) {
 // toMembers writes to all members of a list but us, with at most MaxTo in each
 // envelope.
 func (s *Store) toMembers(l *List, o Outgoing, each func(Message)) error {
+	o.Created = time.Now()
+	return s.eachPart(l, func(to []message.Address, list message.ListID) error {
+		o.To, o.List = to, list
+		m, err := s.enqueue(o)
+		if err == nil && each != nil {
+			each(m)
+		}
+		return err
+	})
+}
+
+// eachPart calls send for each MaxTo members of a list, without us.
+func (s *Store) eachPart(l *List, send func(to []message.Address, list message.ListID) error) error {
 	account, err := scanAccount(s.row(accountQuery))
 	if err != nil {
 		return err
 	}
-	o.List = l.ID
-	o.Created = time.Now()
 	others := slices.DeleteFunc(slices.Clone(l.Members), func(a message.Address) bool { return a == account.Address })
 	for to := range slices.Chunk(others, message.MaxTo) {
-		o.To = to
-		m, err := s.enqueue(o)
-		if err != nil {
+		if err := send(to, l.ID); err != nil {
 			return err
-		}
-		if each != nil {
-			each(m)
 		}
 	}
 	return nil

@@ -50,6 +50,15 @@ func TestList(t *testing.T) {
 	if check(t, err); len(history) != 3 || history[0].List != "friends" {
 		t.Errorf("the history has %+v", history)
 	}
+	enqueue(t, s, Outgoing{To: crowd(1), Body: []byte("hello one")})
+	history, err = s.History(Query{List: &l})
+	if check(t, err); len(history) != 3 {
+		t.Errorf("with the list alone the history has %d", len(history))
+	}
+	history, err = s.History(Query{List: &l, Search: "all"})
+	if check(t, err); len(history) != 3 {
+		t.Errorf("with a word, too, it has %d", len(history))
+	}
 	smaller, err := s.SetList(t.Context(), "friends", crowd(2))
 	check(t, err)
 	if have, ok, err := s.List("friends"); !ok || err != nil || have.ID != smaller.ID || len(have.Members) != 3 {

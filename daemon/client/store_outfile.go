@@ -18,41 +18,49 @@ import (
 // OutgoingFile is a file that a person wants to send.
 type OutgoingFile struct {
 	To       []message.Address
+	List     *List // instead of To: all its members but us
 	Path     string
 	Lifetime time.Duration
-	Hashed   func(bytes int64) // told how far its hash is, now and then; nil: nobody asks
+	Hashed   func(bytes, of int64) // told how far its hash is, now and then; nil: nobody asks
 }
 
 // EnqueueFile puts a file into the history and the outbox. It is read once now, for
-// its hash, and again when it is sent: it must stay where and as it is until then.
-func (s *Store) EnqueueFile(ctx context.Context, o OutgoingFile) (Message, error) {
+// its hash, and again when it is sent: it must stay where and as it is until then. For
+// a list there is a message for each MaxTo of its members.
+func (s *Store) EnqueueFile(ctx context.Context, o OutgoingFile) (all []Message, err error) {
 	path, err := filepath.Abs(o.Path)
 	if err != nil {
-		return Message{}, err
+		return nil, err
 	}
 	f, info, err := openRegular(path)
 	if err != nil {
-		return Message{}, err
+		return nil, err
 	}
 	defer f.Close()
 	if info.Size() > message.MaxFileSize {
-		return Message{}, fmt.Errorf("%s: %d bytes are more than %d", path, info.Size(), int64(message.MaxFileSize))
+		return nil, fmt.Errorf("%s: %d bytes are more than %d", path, info.Size(), int64(message.MaxFileSize))
 	}
 	hash := sha256.New()
-	n, err := io.Copy(hash, &watched{ctx: ctx, r: io.LimitReader(f, info.Size()), tell: o.Hashed})
+	n, err := io.Copy(hash, &watched{ctx: ctx, r: io.LimitReader(f, info.Size()), tell: o.Hashed, of: info.Size()})
 	if err == nil && n < info.Size() {
 		err = fmt.Errorf("%s: it has become shorter while it was read", path)
 	}
 	if err != nil {
-		return Message{}, err
+		return nil, err
 	}
 	file := File{Name: message.Clean(filepath.Base(path), message.MaxFileName), Size: info.Size(), Path: path, Hash: [32]byte(hash.Sum(nil))}
-	var m Message
-	err = s.write("storing a file to be sent", func() (err error) {
-		m, err = s.enqueueFile(o, file, info.ModTime())
-		return err
+	err = s.write("storing a file to be sent", func() error {
+		send := func(to []message.Address, list message.ListID) error {
+			m, err := s.enqueueFile(Outgoing{To: to, List: list, Kind: message.File, Lifetime: o.Lifetime}, file, info.ModTime())
+			all = append(all, m)
+			return err
+		}
+		if o.List != nil {
+			return s.eachPart(o.List, send)
+		}
+		return send(o.To, message.ListID{})
 	})
-	return m, err
+	return all, err
 }
 
 func openRegular(path string) (*os.File, os.FileInfo, error) {
@@ -76,7 +84,8 @@ type watched struct {
 	ctx  context.Context
 	r    io.Reader
 	n    int64
-	tell func(int64)
+	of   int64
+	tell func(n, of int64)
 }
 
 func (w *watched) Read(p []byte) (int, error) {
@@ -86,15 +95,16 @@ func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.r.Read(p)
 	w.n += int64(n)
 	if w.tell != nil {
-		w.tell(w.n)
+		w.tell(w.n, w.of)
 	}
 	return n, err
 }
 
-func (s *Store) enqueueFile(o OutgoingFile, file File, modified time.Time) (Message, error) {
+func (s *Store) enqueueFile(o Outgoing, file File, modified time.Time) (Message, error) {
 	parts := message.Parts(file.Size)
 	manifest := message.Manifest{Name: file.Name, Size: file.Size, Hash: file.Hash}
-	e, err := s.begin(Outgoing{To: o.To, Kind: message.File, Lifetime: o.Lifetime, Body: manifest.Append(nil)}, 1+parts)
+	o.Body = manifest.Append(nil)
+	e, err := s.begin(o, 1+parts)
 	if err != nil {
 		return Message{}, err
 	}
@@ -411,7 +421,7 @@ var errFileChanged = errors.New("the file is not as it was when it was sent")
 // from the first after the given one on. A file that has changed or gone is withdrawn
 // instead.
 func (s *Store) outParts(after uint64, limit int) (all []Pending, err error) {
-	rows, err := s.db.Query(`SELECT o.message, o.device, o.counter, o.parts, o.lifetime, o.modified, o.unproven, m.id, m.sender, m.created, m.receivers,
+	rows, err := s.db.Query(`SELECT o.message, o.device, o.counter, o.parts, o.lifetime, o.modified, o.unproven, m.id, m.sender, m.created, m.receivers, m.list,
 			f.name, f.size, f.hash, f.path FROM outfile o JOIN message m ON m.seq = o.message JOIN file f ON f.message = o.message
 		WHERE o.open = 1 AND o.counter + o.parts > ? ORDER BY o.counter LIMIT 4`, int64(after))
 	if err != nil {
@@ -422,9 +432,9 @@ func (s *Store) outParts(after uint64, limit int) (all []Pending, err error) {
 	for rows.Next() {
 		var f sendFile
 		var device, created int64
-		var id, hash []byte
+		var id, hash, list []byte
 		var to string
-		if err := rows.Scan(&f.message, &device, &f.counter, &f.outfile.parts, &f.envelope.Lifetime, &f.modified, &f.unproven, &id, &f.envelope.From, &created, &to,
+		if err := rows.Scan(&f.message, &device, &f.counter, &f.outfile.parts, &f.envelope.Lifetime, &f.modified, &f.unproven, &id, &f.envelope.From, &created, &to, &list,
 			&f.manifest.Name, &f.manifest.Size, &hash, &f.path); err != nil {
 			return nil, err
 		}
@@ -433,6 +443,7 @@ func (s *Store) outParts(after uint64, limit int) (all []Pending, err error) {
 		f.envelope.Kind, f.envelope.Priority = message.File, message.Bulk
 		f.envelope.Device, f.envelope.Created, f.envelope.To = f.device, uint64(created), split(to)
 		copy(f.manifest.Hash[:], hash)
+		copy(f.envelope.List[:], list)
 		files = append(files, f)
 	}
 	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
