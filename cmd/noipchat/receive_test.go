@@ -63,7 +63,7 @@ func receiving(home string, args ...string) *exec.Cmd {
 func number(t *testing.T, line string) int {
 	t.Helper()
 	fields := strings.Split(line, "\t")
-	if len(fields) != 6 {
+	if len(fields) < 6 { // the first of somebody has one more
 		t.Fatalf("a line has %d fields: %.80q", len(fields), line)
 	}
 	first, _, _ := strings.Cut(fields[4], " ")
