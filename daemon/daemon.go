@@ -38,7 +38,7 @@ import (
 type Options struct {
 	Config  string // path of the TOML
 	State   string // folder for what must survive
-	Runtime string // folder for the control socket
+	Runtime string // folder for the sockets for control and for --stdio
 	Version string
 	Log     *slog.Logger
 	Reopen  func() error // opens the log again, after a rotation; nil: there is no need
@@ -63,6 +63,7 @@ type Daemon struct {
 	notices  []string // of the start
 
 	interfaces interfaces
+	stdio      transport.Listener // for noipchatd --stdio, which connects other lines to this process
 	scrape     scraper
 	scraped    net.Listener // opened for scrape, which serves it from Run on; nil: [metrics] listen is off
 	live       live
@@ -168,9 +169,15 @@ func (d *Daemon) openSockets(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("opening the control socket: %w", err)
 	}
+	if d.stdio, err = d.interfaces.listen(ctx, config.Interface{Kind: "unix", Bind: StdioSocket(d.o.Runtime)}); err != nil {
+		return err
+	}
 	d.interfaces.dropRest()
 	return nil
 }
+
+// StdioSocket is where a server takes connections from noipchatd --stdio.
+func StdioSocket(runtime string) string { return filepath.Join(runtime, "stdio.sock") }
 
 // Run serves until ctx is done. Then it takes nobody in any more, tells the
 // devices, and returns when all that it has accepted is on disk.
@@ -186,6 +193,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 
 	g, serving := errgroup.WithContext(serving)
 	d.interfaces.start()
+	stdio := d.stdio
+	g.Go(func() error { return d.host.Serve(stdio) })
 	d.scrape.commit(d.conf().Metrics.Listen, d.scraped)
 	g.Go(func() error { return d.host.Watch(serving) })
 	g.Go(func() error { d.retry(serving); return nil })
@@ -195,6 +204,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		<-serving.Done()
 		systemd.Notify("STOPPING=1", "STATUS=stopping: what is in hand goes to disk")
 		d.interfaces.close()
+		d.closeStdio()
 		d.interfaces.serving.Wait()
 		return nil
 	})
@@ -249,6 +259,7 @@ func (d *Daemon) report() { systemd.Notify("STATUS=" + d.statusLine()) }
 // Close gives back sockets and the lock. It may be called more than once.
 func (d *Daemon) Close() {
 	d.interfaces.close()
+	d.closeStdio()
 	d.scrape.close()
 	for _, l := range []net.Listener{d.control, d.scraped} {
 		if l != nil {
@@ -263,6 +274,17 @@ func (d *Daemon) Close() {
 	if d.live.timer != nil {
 		d.live.timer.Stop()
 	}
+}
+
+func (d *Daemon) closeStdio() {
+	switch {
+	case d.stdio == nil:
+	case systemd.Managed(): // which keeps a copy, so the name stays
+		d.stdio.Close()
+	default:
+		transport.Retire(d.stdio)
+	}
+	d.stdio = nil
 }
 
 // Check reads the configuration and looks at the state, and changes nothing. It

@@ -37,8 +37,8 @@ var imports = map[string][]string{
 
 	"cmd/cli":       {"daemon/message", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/term"},
 	"cmd/noipctl":   {"cmd/cli", "daemon/message", "daemon/config", "daemon/control", "github.com/spf13/cobra"},
-	"cmd/noipchat":  {"cmd/cli", "daemon/message", "daemon/durable", "daemon/identity", "daemon/client", "daemon/wire", "github.com/spf13/cobra", "golang.org/x/sys/unix"},
-	"cmd/noipchatd": {"cmd/cli", "daemon/message", "daemon", "daemon/config", "daemon/durable", "daemon/systemd", "daemon/identity", "daemon/control", "daemon/client"},
+	"cmd/noipchat":  {"cmd/cli", "daemon/message", "daemon/durable", "daemon/identity", "daemon/transport", "daemon/client", "daemon/wire", "github.com/spf13/cobra", "golang.org/x/sys/unix"},
+	"cmd/noipchatd": {"cmd/cli", "daemon/message", "daemon", "daemon/config", "daemon/durable", "daemon/transport", "daemon/systemd", "daemon/identity", "daemon/control", "daemon/client"},
 
 	"packaging/attack": {"github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/unix"},
 	"packaging/bill":   {},

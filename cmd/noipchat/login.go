@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/noipchat/noipchat/daemon/client"
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/transport"
 )
 
 func (a *app) loginCommand() *cobra.Command {
@@ -47,7 +47,7 @@ echo 'correct horse' | noipchat login alice@server1 --server 203.0.113.5:10001 -
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringArrayVar(&servers, "server", nil, "the home server is at `IP:PORT`; may be given more than once")
+	flags.StringArrayVar(&servers, "server", nil, "the home server is at `ADDRESS`: IP:PORT, unix:PATH or 'exec:COMMAND'; may be given more than once")
 	flags.StringVar(&key, "key", "", "the home server's `KEY`, noip1…")
 	flags.BoolVar(&trustFirst, "trust-first", false, "believe the key that the server shows")
 	loginFlags(cmd, &label, &timeout, &stdin)
@@ -152,8 +152,8 @@ func (a *app) enter(ctx context.Context, cmd *cobra.Command, e client.Entry, tim
 
 func checkServers(servers []string) error {
 	for _, s := range servers {
-		if _, err := netip.ParseAddrPort(s); err != nil {
-			return cli.Misuse("an IP address and a port: 203.0.113.5:10001 or [2001:db8::1]:10001", "%q is not where a server can be", s)
+		if _, err := transport.ParseAddress(s); err != nil {
+			return cli.Misuse("an IP address and a port, 203.0.113.5:10001 or [2001:db8::1]:10001, or 'exec:COMMAND', or unix:PATH; see the manual", "%w", err)
 		}
 	}
 	return nil

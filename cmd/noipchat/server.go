@@ -75,9 +75,22 @@ func (a *app) serverList() *cobra.Command {
 
 func (a *app) serverAdd() *cobra.Command {
 	return &cobra.Command{
-		Use: "add IP:PORT…", Short: "add addresses of your home server, which are tried first",
-		Example: "noipchat server add 198.51.100.7:10001",
-		Args:    cli.Args("IP:PORT…"),
+		Use: "add ADDRESS…", Short: "add addresses of your home server, which are tried first",
+		Long: `Adds addresses of your home server, which are tried first:
+
+  203.0.113.5:10001         an IP address and a port; IPv6 as [2001:db8::1]:10001
+  unix:PATH                 a Unix socket on this machine
+  exec:COMMAND              a program whose input and output lead there, ssh for one; words
+                            between spaces, '…' and "…" keep spaces; no shell sees it
+
+After the kind may stand what is known of the line, between commas: rate=1200 (bits per
+second; a byte counts as ten), latency=2.5s (of one direction), metered (every byte
+costs), exclusive (one side at a time may speak). On such a line noipchat says nothing
+unasked, waits as long as it takes, and sends large messages in pieces.`,
+		Example: "noipchat server add 198.51.100.7:10001\n" +
+			"noipchat server add 'exec:ssh -T noipchat@server1 noipchatd --stdio'\n" +
+			"noipchat server add 'exec,rate=1200,latency=2.5s,exclusive:radio-line /dev/ttyUSB0'",
+		Args: cli.Args("ADDRESS…"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkServers(args); err != nil {
 				return err

@@ -21,6 +21,7 @@ import (
 	"github.com/noipchat/noipchat/daemon/config"
 	"github.com/noipchat/noipchat/daemon/durable"
 	"github.com/noipchat/noipchat/daemon/systemd"
+	"github.com/noipchat/noipchat/daemon/transport"
 )
 
 var version string // set by the linker: -X main.version=…
@@ -28,12 +29,17 @@ var version string // set by the linker: -X main.version=…
 const help = `noipchatd is the NoIPChat server. It is usually started by systemd.
 
 usage: noipchatd [--config FILE] [--state DIR] [--runtime DIR] [--check]
+       noipchatd --stdio [--runtime DIR] [--line PROPERTIES]
        noipchatd demo [--keep]
 
   --config FILE   configuration (default /etc/noipchat/noipchat.toml), and conf.d beside it
   --state DIR     what must survive: key, users, spool (default /var/lib/noipchat)
-  --runtime DIR   the control socket (default /run/noipchat)
+  --runtime DIR   the sockets for control and for --stdio (default /run/noipchat)
   --check         say what is wrong with configuration and state, and change nothing
+  --stdio         connect standard input and output to the server that runs, as ssh and
+                  other programs need it that carry a client's or a server's connection
+  --line          what is known of the line behind --stdio, between commas: rate=1200
+                  (bits per second), latency=2.5s (one way), metered, exclusive
   --version       say which version this is
 
   demo            a server and three users in a temporary folder: a message to two of
@@ -62,6 +68,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.State, "state", "/var/lib/noipchat", "")
 	flags.StringVar(&o.Runtime, "runtime", "/run/noipchat", "")
 	check := flags.Bool("check", false, "")
+	stdio := flags.Bool("stdio", false, "")
+	line := flags.String("line", "", "")
 	showVersion := flags.Bool("version", false, "")
 	err := flags.Parse(args)
 	switch {
@@ -75,6 +83,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case *showVersion:
 		fmt.Fprintln(stdout, "noipchatd", program)
 		return cli.ExitDone
+	case *line != "" && !*stdio:
+		return report(stderr, cli.Misuse("see: noipchatd --help", "--line is for --stdio"))
+	case *stdio:
+		return report(stderr, splice(o.Runtime, *line))
 	case *check:
 		err := daemon.Check(o)
 		if err == nil {
@@ -88,6 +100,25 @@ func run(args []string, stdout, stderr io.Writer) int {
 		time.Sleep(time.Second / 2)
 	}
 	return code
+}
+
+// splice connects standard input and output to the server that runs.
+func splice(runtime, line string) error {
+	properties, err := transport.ParseProperties(line)
+	if err != nil {
+		return cli.Misuse("as --line rate=1200,latency=2.5s,exclusive", "--line: %w", err)
+	}
+	signal.Ignore(syscall.SIGPIPE) // the end of the other side is an end as any
+	a := transport.Address{Kind: "unix", Remote: daemon.StdioSocket(runtime), Line: properties}
+	conn, err := a.Dial(context.Background(), nil)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return &cli.Error{Code: cli.ExitUnreachable, Err: fmt.Errorf("no server runs here: %w", err),
+			Hint: "systemctl status noipchat; if its folder is another one: --runtime DIR"}
+	}
+	if err != nil {
+		return err
+	}
+	return transport.Splice(conn, os.Stdin, os.Stdout)
 }
 
 // serve runs the server until a signal ends it.

@@ -26,7 +26,7 @@ import (
 // Options are a client's measures; a zero means the default.
 type Options struct {
 	Agent     string        // the program and its version, for the server's log
-	Dial      Dialer        // default: TCP
+	Dial      Dialer        // default: what the address says
 	Connect   time.Duration // how long connecting and logging in may take (10 s)
 	FirstWait time.Duration // before the first new attempt (15 ms); it doubles
 	MaxWait   time.Duration // up to this (60 s), and each is shortened by up to a half, at random
@@ -40,11 +40,6 @@ type Dialer func(ctx context.Context, address string) (transport.Conn, error)
 func (o *Options) setDefaults() {
 	if o.Agent == "" {
 		o.Agent = "noipchat"
-	}
-	if o.Dial == nil {
-		o.Dial = func(ctx context.Context, address string) (transport.Conn, error) {
-			return transport.Dial(ctx, "tcp", "", address)
-		}
 	}
 	if o.Connect == 0 {
 		o.Connect = 10 * time.Second
@@ -60,6 +55,15 @@ func (o *Options) setDefaults() {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if log := o.Log; o.Dial == nil {
+		o.Dial = func(ctx context.Context, address string) (transport.Conn, error) {
+			a, err := transport.ParseAddress(address)
+			if err != nil {
+				return nil, err
+			}
+			return a.Dial(ctx, log)
+		}
 	}
 }
 
@@ -229,6 +233,7 @@ func (c *Client) connect(ctx context.Context) (up time.Duration, err error) {
 		if Final(err) || ctx.Err() != nil {
 			break
 		}
+		c.o.Log.Info("no session by this address", "error", err)
 	}
 	return 0, errors.Join(errs...)
 }

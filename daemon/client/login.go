@@ -14,7 +14,7 @@ import (
 // Entry is a first login: how a profile becomes a user's device.
 type Entry struct {
 	Address  message.Address
-	Servers  []string           // "ip:port", tried in order
+	Servers  []string           // addresses as of package transport, tried in order
 	Key      identity.PublicKey // the home's, which must be proven: see Meet
 	Standing identity.Standing  // how it is known
 	Password string

@@ -16,7 +16,7 @@ type Account struct {
 	Device    message.DeviceID `json:"device"`
 	Seed      [32]byte         `json:"-"`          // the device's key; a secret
 	ServerKey string           `json:"server_key"` // the home server's public key, as it is printed
-	Servers   []string         `json:"servers"`    // ip:port of the home server, in the order of trying
+	Servers   []string         `json:"servers"`    // addresses of the home server as of package transport, in the order of trying
 	Created   time.Time        `json:"created"`
 }
 
@@ -51,7 +51,7 @@ func scanAccount(row scanner) (a Account, err error) {
 	}
 	a.Device = message.DeviceID(device)
 	copy(a.Seed[:], seed)
-	a.Servers = strings.Fields(servers)
+	a.Servers = strings.FieldsFunc(servers, func(c rune) bool { return c == '\n' })
 	a.Created = storedTime(created)
 	return a, nil
 }

@@ -16,7 +16,7 @@ CREATE TABLE account (
 	device     INTEGER NOT NULL,
 	seed       BLOB    NOT NULL,
 	server_key TEXT    NOT NULL,
-	servers    TEXT    NOT NULL, -- ip:port, one a line, in the order of trying
+	servers    TEXT    NOT NULL, -- addresses, one a line, in the order of trying
 	created    INTEGER NOT NULL,
 	counter    INTEGER NOT NULL DEFAULT 0
 ) STRICT;

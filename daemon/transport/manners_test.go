@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"syscall"
@@ -59,10 +61,42 @@ func networks() []network {
 	}
 }
 
+// TestMain is also the command of the tests of kind exec, which connects its input
+// and output to a Unix socket.
+func TestMain(m *testing.M) {
+	if len(os.Args) != 3 || os.Args[1] != spliceTo {
+		os.Exit(m.Run())
+	}
+	signal.Ignore(syscall.SIGPIPE)
+	c, err := Dial(context.Background(), "unix", "", os.Args[2])
+	if err == nil {
+		err = Splice(c, os.Stdin, os.Stdout)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+const spliceTo = "splice-to"
+
+// commands is a network of commands that are connected to a socket: it can't be
+// listened at, and is held to the same manners.
+func commands() network {
+	for _, n := range networks() {
+		if n.name == "unix " {
+			return network{"exec", n.listen, func(ctx context.Context, at net.Addr) (Conn, error) {
+				return Dial(ctx, "exec", "", fmt.Sprintf("'%s' %s '%s'", os.Args[0], spliceTo, at))
+			}}
+		}
+	}
+	panic("no unix")
+}
+
 // everywhere runs a test on a connection of each network. Both ends are closed
 // after it, and no goroutine may be left.
 func everywhere(t *testing.T, test func(t *testing.T, a, b Conn)) {
-	for _, n := range networks() {
+	for _, n := range append(networks(), commands()) {
 		t.Run(n.name, func(t *testing.T) {
 			defer goleak.VerifyNone(t)
 			l := n.listen(t)

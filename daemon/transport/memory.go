@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -13,8 +14,10 @@ import (
 
 // Memory is a network within the process, for tests: it has the manners of
 // sockets, buffers included, and waits in ways that testing/synctest knows to be
-// waiting. The zero value is ready.
+// waiting. The zero value is ready, and fast.
 type Memory struct {
+	Line Properties // of every stream, which is as slow as that
+
 	mu        sync.Mutex
 	listeners map[string]*memoryListener
 }
@@ -46,7 +49,7 @@ func (m *Memory) Dial(ctx context.Context, address string) (Conn, error) {
 	if l == nil {
 		return nil, nobody
 	}
-	near, far := MemoryPipe(address)
+	near, far := MemoryLine(address, m.Line)
 	select {
 	case l.backlog <- far:
 		select {
@@ -109,24 +112,52 @@ type memoryAddr string
 func (memoryAddr) Network() string  { return "memory" }
 func (a memoryAddr) String() string { return string(a) }
 
-// MemoryPipe returns the two ends of a stream.
-func MemoryPipe(address string) (Conn, Conn) {
-	there, back := newHalf(), newHalf()
-	return &memoryConn{address, back, there}, &memoryConn{address, there, back}
+// MemoryPipe returns the two ends of a fast stream.
+func MemoryPipe(address string) (Conn, Conn) { return MemoryLine(address, Properties{}) }
+
+// MemoryLine returns the two ends of a stream over a line: bytes take the time that
+// its rate gives them, one after the other, and arrive the latency later. If it is
+// exclusive, both directions share that time.
+func MemoryLine(address string, line Properties) (Conn, Conn) {
+	there, back := newHalf(line), newHalf(line)
+	if line.Exclusive {
+		back.medium = there.medium
+	}
+	return &memoryConn{address, line, back, there}, &memoryConn{address, line, there, back}
+}
+
+// medium is what bytes pass through, one after the other.
+type medium struct {
+	mu   sync.Mutex
+	free time.Time
+}
+
+// pass returns when so many bytes, given now, arrive.
+func (m *medium) pass(line Properties, n int) time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now := time.Now(); m.free.Before(now) {
+		m.free = now
+	}
+	m.free = m.free.Add(line.Time(n))
+	return m.free.Add(line.Latency)
 }
 
 // half is one direction of a stream.
 type half struct {
 	mu              sync.Mutex
 	change          sync.Cond
+	line            Properties
+	medium          *medium
+	way             [][]byte // what is under way, each with a timer
 	data            []byte
-	writerGone      bool // what is there can still be read
+	writerGone      bool // what is there, and under way, can still be read
 	readerGone      bool // nothing can be written
 	readBy, writeBy deadline
 }
 
-func newHalf() *half {
-	h := &half{}
+func newHalf(line Properties) *half {
+	h := &half{line: line, medium: new(medium)}
 	h.change.L = &h.mu
 	return h
 }
@@ -165,10 +196,14 @@ func (h *half) setDeadline(d *deadline, t time.Time) {
 
 type memoryConn struct {
 	address string
+	line    Properties
 	in, out *half
 }
 
-func (c *memoryConn) Properties() Properties { return Properties{} }
+func (c *memoryConn) Properties() Properties { return c.line }
+
+// Describe implements Conn. The line stays as slow as it is.
+func (c *memoryConn) Describe(line Properties) { c.line = line }
 
 // waitReadable returns with the lock held.
 func (h *half) waitReadable() error {
@@ -181,7 +216,7 @@ func (h *half) waitReadable() error {
 			return os.ErrDeadlineExceeded
 		case len(h.data) > 0:
 			return nil
-		case h.writerGone:
+		case h.writerGone && len(h.way) == 0:
 			return io.EOF
 		}
 		h.change.Wait()
@@ -237,12 +272,32 @@ func (h *half) writeLocked(b []byte) (int, error) {
 	case h.readerGone:
 		return 0, os.NewSyscallError("write", syscall.EPIPE)
 	}
-	n := min(len(b), Buffer-len(h.data))
-	h.data = append(h.data, b[:n]...)
-	if n > 0 {
+	held := len(h.data)
+	for _, p := range h.way {
+		held += len(p)
+	}
+	n := min(len(b), Buffer-held)
+	switch {
+	case n == 0:
+	case h.line.Rate == 0 && h.line.Latency == 0:
+		h.data = append(h.data, b[:n]...)
 		h.change.Broadcast()
+	default:
+		h.way = append(h.way, bytes.Clone(b[:n]))
+		time.AfterFunc(time.Until(h.medium.pass(h.line, n)), h.arrive)
 	}
 	return n, nil
+}
+
+// arrive ends the way of what has been on it for the longest time.
+func (h *half) arrive() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.readerGone {
+		h.data = append(h.data, h.way[0]...)
+	}
+	h.way = h.way[1:]
+	h.change.Broadcast()
 }
 
 func (c *memoryConn) Write(b []byte) (int, error) {

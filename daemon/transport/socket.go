@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -21,7 +24,8 @@ import (
 // once, because one for each call would be an allocation for each message.
 type socket struct {
 	net.Conn
-	raw syscall.RawConn
+	raw  syscall.RawConn
+	line Properties
 
 	read struct { // used by the one reader
 		lend     func() []byte
@@ -40,7 +44,7 @@ type socket struct {
 	}
 }
 
-func newSocket(c net.Conn) (*socket, error) {
+func newSocket(c net.Conn, line Properties) (*socket, error) {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
 		c.Close()
@@ -51,16 +55,30 @@ func newSocket(c net.Conn) (*socket, error) {
 		c.Close()
 		return nil, err
 	}
-	if tcp, ok := c.(*net.TCPConn); ok {
-		tcp.SetKeepAliveConfig(keepAlive) // an error means that it is closed already
-	}
 	s := &socket{Conn: c, raw: raw}
 	s.read.do, s.write.do = s.readOnce, s.writeOnce
+	s.Describe(line)
 	return s, nil
 }
 
-// Properties of a socket are those of a fast line: what is beyond it is unknown.
-func (s *socket) Properties() Properties { return Properties{} }
+// Properties of a socket are those of a fast line unless somebody knows better:
+// what is beyond it can't be seen.
+func (s *socket) Properties() Properties { return s.line }
+
+// Describe implements Conn. A quiet line has no keep-alive either.
+func (s *socket) Describe(line Properties) {
+	s.line = line
+	if tcp, ok := s.Conn.(*net.TCPConn); ok {
+		config := keepAlive
+		config.Enable = !line.Quiet()
+		tcp.SetKeepAliveConfig(config) // an error means that it is closed already
+	}
+}
+
+// CloseWrite tells the other side that nothing more will come.
+func (s *socket) CloseWrite() error {
+	return s.Conn.(interface{ CloseWrite() error }).CloseWrite() // TCP and Unix sockets have it
+}
 
 func (s *socket) readOnce(fd uintptr) bool {
 	r := &s.read
@@ -166,8 +184,24 @@ func (l listener) Accept() (Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return asConn(newSocket(c))
+	return asConn(newSocket(c, told(c)))
 }
+
+// told is what the other end of a Unix socket says of the line behind it: a dialler
+// that knows something gives its own end a name that ends with it. Others have no
+// name there, or a path, which is none of our business.
+func told(c net.Conn) (line Properties) {
+	if a, ok := c.RemoteAddr().(*net.UnixAddr); ok {
+		if name, properties, _ := strings.Cut(a.Name, ","); name == lineName {
+			line, _ = ParseProperties(properties[strings.IndexByte(properties, ',')+1:])
+		}
+	}
+	return line
+}
+
+// lineName begins the name of such an end; a number follows, and then the
+// properties. The @ says that it is no file.
+const lineName = "@noipchat"
 
 // FromFile makes a Listener of a socket that another process has opened for us, and
 // closes f.
@@ -228,27 +262,35 @@ func listenTCP(ctx context.Context, address string) (Listener, error) {
 	return newListener(l), nil
 }
 
-func dialTCP(ctx context.Context, local, remote string) (Conn, error) {
-	if _, err := netip.ParseAddrPort(remote); err != nil {
-		return nil, fmt.Errorf("dialling: %q is not ip:port", remote)
+func checkTCP(remote string) error {
+	_, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return errors.New("not ip:port")
 	}
-	d := net.Dialer{KeepAlive: noKeepAlive}
-	if local != "" {
-		a, err := netip.ParseAddr(local)
-		if err != nil {
-			return nil, fmt.Errorf("dialling from %q: not an IP address", local)
-		}
-		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0))
-	}
-	return dial(ctx, d, "tcp", remote)
+	return nil
 }
 
-func dial(ctx context.Context, d net.Dialer, network, remote string) (Conn, error) {
-	c, err := d.DialContext(ctx, network, remote)
+func dialTCP(ctx context.Context, a Address, _ *slog.Logger) (Conn, error) {
+	if err := checkTCP(a.Remote); err != nil {
+		return nil, fmt.Errorf("dialling: %q is %w", a.Remote, err)
+	}
+	d := net.Dialer{KeepAlive: noKeepAlive}
+	if a.Local != "" {
+		local, err := netip.ParseAddr(a.Local)
+		if err != nil {
+			return nil, fmt.Errorf("dialling from %q: not an IP address", a.Local)
+		}
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
+	}
+	return dial(ctx, d, a)
+}
+
+func dial(ctx context.Context, d net.Dialer, a Address) (Conn, error) {
+	c, err := d.DialContext(ctx, a.Kind, a.Remote)
 	if err != nil {
 		return nil, err
 	}
-	return asConn(newSocket(c))
+	return asConn(newSocket(c, a.Line))
 }
 
 // asConn keeps a nil *socket from being a Conn that is not nil.
@@ -304,6 +346,20 @@ func isSocket(path string) bool {
 	return err == nil && info.Mode().Type() == os.ModeSocket
 }
 
-func dialUnix(ctx context.Context, _, remote string) (Conn, error) {
-	return dial(ctx, net.Dialer{}, "unix", remote)
+// maxSocketPath is what Linux takes as the name of a Unix socket, in bytes.
+const maxSocketPath = 107
+
+func checkUnix(path string) error {
+	if path == "" || len(path) > maxSocketPath {
+		return fmt.Errorf("a socket's path has 1 to %d bytes, and this one %d", maxSocketPath, len(path))
+	}
+	return nil
+}
+
+func dialUnix(ctx context.Context, a Address, _ *slog.Logger) (Conn, error) {
+	var d net.Dialer
+	if a.Line != (Properties{}) {
+		d.LocalAddr = &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("%s,%016x,%v", lineName, rand.Uint64(), a.Line)}
+	}
+	return dial(ctx, d, a)
 }

@@ -15,7 +15,7 @@ import (
 
 func TestKinds(t *testing.T) {
 	for _, c := range []struct{ kind, address, want string }{
-		{"carrier-pigeon", "x", "there are tcp, unix"},
+		{"carrier-pigeon", "x", "there are exec, tcp, unix"},
 		{"tcp", "localhost:80", "not ip:port"},
 		{"tcp", "127.0.0.1", "not ip:port"},
 		{"tcp", "127.0.0.1:65536", "not ip:port"},

@@ -1,5 +1,6 @@
 // Package transport gives ordered byte streams, whatever carries them: TCP and
-// Unix sockets, and Memory for tests. Nothing above it asks for an IP address;
+// Unix sockets, the input and output of a command, and Memory for tests. Nothing
+// above it asks for an IP address;
 // what a layer above wants to know of a stream are its properties, and every
 // timer up there is derived from them.
 //
@@ -9,35 +10,28 @@
 // deadline in the past ends either at once, whatever there is to read. Pending is
 // for who wants to read on before he does something about what he has read.
 //
-// It starts no goroutine, and knows neither records nor keys.
+// It starts no goroutine but for a command, which Close joins, and knows neither
+// records nor keys.
 package transport
 
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"slices"
 	"strings"
-	"time"
 )
-
-// Properties say what a stream is like. The zero value is a fast line that costs
-// nothing, on which sockets are.
-type Properties struct {
-	Rate      int           // bits per second; 0: not known, fast
-	Latency   time.Duration // of one direction; 0: not known, short
-	Metered   bool          // every byte costs: nothing is said unasked
-	Exclusive bool          // one side at a time may speak
-}
-
-// Quiet tells that nothing may be sent on it that nobody asked for.
-func (p Properties) Quiet() bool { return p.Rate > 0 && p.Rate < 100_000 || p.Metered || p.Exclusive }
 
 // Conn is an ordered byte stream to somebody.
 type Conn interface {
 	net.Conn
 	Properties() Properties
+
+	// Describe sets the properties, when more is known of the line than at its
+	// beginning. It must be called before the stream is used by two at once.
+	Describe(Properties)
 
 	// Borrow waits until there is something to read, asks lend for a buffer only
 	// then, reads into it once, and returns it with the number of bytes read. If
@@ -61,13 +55,15 @@ type Listener interface {
 
 // A kind is one way to carry a stream.
 type kind struct {
+	check  func(remote string) error // says what is wrong with a text
 	listen func(ctx context.Context, address string) (Listener, error)
-	dial   func(ctx context.Context, local, remote string) (Conn, error)
+	dial   func(ctx context.Context, a Address, log *slog.Logger) (Conn, error)
 }
 
 var kinds = map[string]kind{
-	"tcp":  {listenTCP, dialTCP},
-	"unix": {listenUnix, dialUnix},
+	"tcp":  {checkTCP, listenTCP, dialTCP},
+	"unix": {checkUnix, listenUnix, dialUnix},
+	"exec": {checkCommand, listenExec, dialExec},
 }
 
 func kindOf(name string) (kind, error) {
@@ -89,9 +85,5 @@ func Listen(ctx context.Context, kindName, address string) (Listener, error) {
 
 // Dial connects to a remote address, from a local one unless that is "".
 func Dial(ctx context.Context, kindName, local, remote string) (Conn, error) {
-	k, err := kindOf(kindName)
-	if err != nil {
-		return nil, err
-	}
-	return k.dial(ctx, local, remote)
+	return Address{Kind: kindName, Local: local, Remote: remote}.Dial(ctx, nil)
 }
