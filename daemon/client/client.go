@@ -27,7 +27,7 @@ import (
 type Options struct {
 	Agent     string        // the program and its version, for the server's log
 	Dial      Dialer        // default: what the address says
-	Connect   time.Duration // how long connecting and logging in may take (10 s)
+	Connect   time.Duration // how long connecting and logging in may take, at least (10 s)
 	FirstWait time.Duration // before the first new attempt (15 ms); it doubles
 	MaxWait   time.Duration // up to this (60 s), and each is shortened by up to a half, at random
 	Window    wire.Window   // what we take before we ack (1,024 envelopes, 4 MiB)
@@ -86,6 +86,8 @@ type Client struct {
 	changed chan struct{}
 	link    *link // nil while there is no session
 	lastErr error // why there is none
+
+	parts []wire.Part // of Run: what came in part over a slow line, for the next session
 }
 
 // New makes the client of the account in store.
@@ -183,12 +185,12 @@ func (c *Client) Run(ctx context.Context) error {
 	wait := c.o.FirstWait
 	for {
 		up, err := c.connect(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
 		c.change(func() { c.link, c.lastErr = nil, err })
 		if Final(err) {
 			return err
+		}
+		if ctx.Err() != nil {
+			return nil
 		}
 		if up > wait {
 			wait = c.o.FirstWait // who lets us in and drops us at once does not get here for long
@@ -225,7 +227,7 @@ func (c *Client) connect(ctx context.Context) (up time.Duration, err error) {
 		if i == 0 {
 			errs = nil
 		}
-		met, err := open(ctx, address, c.o, c.key, c.meet)
+		met, err := open(ctx, address, c.o, c.key, c.meet, true)
 		if err == nil {
 			return c.converse(ctx, met)
 		}
@@ -244,29 +246,32 @@ func (c *Client) meet(hello wire.ServerHello) (wire.ClientHello, error) {
 	if hello.Key != c.server {
 		return wire.ClientHello{}, &identity.ChangedKeyError{Name: home, Want: c.server, Got: hello.Key}
 	}
-	return wire.ClientHello{Agent: c.o.Agent, Window: c.o.Window, Method: wire.ByDevice, User: c.account.Address.User()}, nil
+	return wire.ClientHello{Agent: c.o.Agent, Window: c.o.Window, Method: wire.ByDevice, User: c.account.Address.User(), Parts: c.parts}, nil
 }
 
-// meeting is a login that went well.
+// meeting is a login that went well, or is not answered yet.
 type meeting struct {
 	conn    *wire.Conn
 	hello   wire.ServerHello
 	welcome wire.Welcome
 	address string
 	early   [][]byte // frames that came with the welcome
+	waits   bool     // for the welcome: on a slow line we begin before it
 }
 
 // open connects, shakes hands and logs in. With an error there is no connection
-// left, and only hello may be of use.
-func open(ctx context.Context, address string, o Options, key identity.Key, meet func(wire.ServerHello) (wire.ClientHello, error)) (m meeting, err error) {
+// left, and only hello may be of use. With soon it doesn't wait for the welcome on a
+// slow line; there is a deadline for reading it then.
+func open(ctx context.Context, address string, o Options, key identity.Key, meet func(wire.ServerHello) (wire.ClientHello, error), soon bool) (m meeting, err error) {
 	m.address = address
-	ctx, cancel := context.WithTimeout(ctx, o.Connect)
+	dialing, cancel := context.WithTimeout(ctx, o.Connect)
 	defer cancel()
-	conn, err := o.Dial(ctx, address)
+	conn, err := o.Dial(dialing, address)
 	if err != nil {
 		return m, err
 	}
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	over := func() { conn.SetDeadline(time.Unix(1, 0)) }
+	stop := context.AfterFunc(ctx, over)
 	defer func() {
 		if !stop() && err == nil {
 			err = ctx.Err()
@@ -276,10 +281,22 @@ func open(ctx context.Context, address string, o Options, key identity.Key, meet
 			err = fmt.Errorf("%s: %w", address, err)
 		}
 	}()
+	wait := func() {
+		conn.SetDeadline(time.Now().Add(conn.Properties().Patience(o.Connect, handshakeBytes)))
+		if ctx.Err() != nil {
+			over()
+		}
+	}
+	wait()
 	m.conn, err = wire.Open(conn, key, func(h wire.ServerHello) (wire.ClientHello, error) {
 		m.hello = h
+		wait() // by what was measured
 		return meet(h)
 	})
+	if m.waits = err == nil && soon && m.conn.Slow(); m.waits {
+		conn.SetWriteDeadline(time.Time{})
+		return m, nil
+	}
 	for answered := false; err == nil && !answered; {
 		err = m.conn.Receive(func(plain []byte) error {
 			if answered {
@@ -302,5 +319,9 @@ func open(ctx context.Context, address string, o Options, key identity.Key, meet
 	if err == nil && m.welcome.No != nil {
 		err = m.welcome.No
 	}
+	conn.SetDeadline(time.Time{})
 	return m, err
 }
+
+// handshakeBytes are what a handshake and login have, about.
+const handshakeBytes = 400

@@ -22,10 +22,12 @@ import (
 // link is a session, seen from the device.
 type link struct {
 	// fixed
-	c     *Client
-	conn  *wire.Conn
-	hello wire.ServerHello
-	quiet time.Duration
+	c       *Client
+	conn    *wire.Conn
+	hello   wire.ServerHello
+	quiet   time.Duration
+	slow    bool // a large message must not be in the way of others
+	address string
 
 	whole chan struct{} // has a value when files are to be finished
 	heard atomic.Int64  // nanoseconds since began
@@ -38,17 +40,20 @@ type link struct {
 
 	// of the sender
 	vetted map[string]bool            // see vet
+	wrote  uint64                     // bytes that were written when it last looked
 	after  [message.Priorities]uint64 // the outbox was read up to here
 
 	mu       sync.Mutex // guards what follows
+	welcomed bool
 	control  []byte
-	received uint64             // envelope frames that are stored
-	acked    uint64             // of which we have told
-	ready    []*flight          // launched and not written, in the order of their numbers
-	flights  map[uint64]*flight // by number of frame, from first on
-	first    uint64             // the home has acked all before
+	received uint64                        // envelope frames that are stored
+	acked    uint64                        // of which we have told
+	ready    [message.Priorities][]*flight // launched and not written
+	waiting  int                           // in ready
+	flights  map[uint64]*flight            // written, by number of frame, from first on
+	first    uint64                        // the home has acked all before
 	next     uint64
-	bytes    int // of all from first on, acked or not
+	bytes    int // of all that are ready, and from first on, acked or not
 	bulk     wire.Pacer
 	calls    map[uint64]chan wire.Reply // nil: the session has ended
 	lastCall uint64
@@ -89,36 +94,34 @@ func delay(f flight, due time.Time) (delayed, error) {
 	return d, nil
 }
 
-// converse is a session from its welcome to its end, and tells how long it was up.
+// converse is a session from its welcome, or on a slow line from before it, to its
+// end, and tells how long it was up.
 func (c *Client) converse(ctx context.Context, m meeting) (up time.Duration, err error) {
-	conn, welcome, address := m.conn, m.welcome, m.address
-	if welcome.Device != c.account.Device {
-		conn.Close()
-		return 0, fmt.Errorf("%s: %w: it calls this device %v, and it is %v", address, wire.ErrProtocol, welcome.Device, c.account.Device)
-	}
-	if err := c.store.Prove(welcome.Counter, welcome.Unsure); err != nil {
-		conn.Close()
-		return 0, err
-	}
 	l := &link{
-		c: c, conn: conn, hello: m.hello, early: m.early, began: time.Now(), first: 1, next: 1,
-		flights: map[uint64]*flight{}, vetted: map[string]bool{}, calls: map[uint64]chan wire.Reply{}, whole: make(chan struct{}, 1),
+		c: c, conn: m.conn, hello: m.hello, address: m.address, early: m.early, began: time.Now(), first: 1, next: 1,
+		flights: map[uint64]*flight{}, vetted: map[string]bool{}, calls: map[uint64]chan wire.Reply{}, slow: m.conn.Slow(),
+		whole: make(chan struct{}, 1),
 	}
 	l.whole <- struct{}{} // what an earlier process has left
-	if idle := time.Duration(m.hello.Idle) * time.Second; idle > 0 && !conn.Transport().Properties().Quiet() {
+	if idle := time.Duration(m.hello.Idle) * time.Second; idle > 0 && !m.conn.Transport().Properties().Quiet() {
 		l.quiet = max(idle/3, time.Second)
 	}
-	c.o.Log.Info("a session", "server", address, "waiting", welcome.Waiting)
-	c.change(func() { c.link, c.lastErr = l, nil })
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(l.read)
-	g.Go(func() error { return l.finish(ctx) })
-	g.Go(func() error {
-		defer conn.Close() // ends the reader
-		return l.send(ctx)
-	})
-	err = g.Wait()
-	up = time.Since(l.began)
+	if !m.waits {
+		err = l.enter(m.welcome)
+	}
+	if err == nil {
+		g, ctx := errgroup.WithContext(ctx)
+		g.Go(l.read)
+		g.Go(func() error { return l.finish(ctx) })
+		g.Go(func() error {
+			defer m.conn.Close() // ends the reader
+			return l.send(ctx)
+		})
+		err = g.Wait()
+		up = time.Since(l.began)
+		c.parts = m.conn.Parts()
+	}
+	m.conn.Close()
 	c.change(func() { c.link = nil })
 	l.mu.Lock()
 	for _, call := range l.calls {
@@ -129,7 +132,30 @@ func (c *Client) converse(ctx context.Context, m meeting) (up time.Duration, err
 	if err == nil || errors.Is(err, io.EOF) {
 		err = errors.New("the connection was closed")
 	}
-	return up, fmt.Errorf("%s: %w", address, err)
+	return up, fmt.Errorf("%s: %w", m.address, err)
+}
+
+// enter begins the session: the home lets us in.
+func (l *link) enter(w wire.Welcome) error {
+	c := l.c
+	if w.No != nil {
+		return w.No
+	}
+	if w.Device != c.account.Device {
+		return fmt.Errorf("%w: it calls this device %v, and it is %v", wire.ErrProtocol, w.Device, c.account.Device)
+	}
+	if err := c.store.Prove(w.Counter, w.Unsure); err != nil {
+		return err
+	}
+	l.conn.Transport().SetReadDeadline(time.Time{})
+	l.conn.Meet(w.Have)
+	l.mu.Lock()
+	l.welcomed = true
+	l.mu.Unlock()
+	c.o.Log.Info("a session", "server", l.address, "waiting", w.Waiting)
+	c.change(func() { c.link, c.lastErr = l, nil })
+	c.Kick()
+	return nil
 }
 
 func (l *link) now() int64 { return int64(time.Since(l.began)) }
@@ -248,6 +274,8 @@ func (l *link) each(plain []byte) error {
 		case wire.PingFrame:
 			err = l.pong()
 		case wire.PongFrame:
+		case wire.WelcomeFrame:
+			err = l.welcome(body)
 		case wire.AnswerFrame:
 			err = l.answer(body)
 		case wire.GoodbyeFrame:
@@ -263,6 +291,18 @@ func (l *link) each(plain []byte) error {
 		}
 	}
 	return nil
+}
+
+// welcome takes the answer to the login, where we have begun before it.
+func (l *link) welcome(body []byte) error {
+	if l.welcomed { // by this goroutine, or before it began
+		return wire.Skip(wire.WelcomeFrame)
+	}
+	w, err := wire.ParseWelcome(body)
+	if err != nil {
+		return err
+	}
+	return l.enter(w)
 }
 
 // maxControl bounds what a home can make us say that it doesn't read.
@@ -330,7 +370,7 @@ func (l *link) settle(body []byte) error {
 // settleLocked says what an ack tells of whom, and which flights some receivers
 // could not be served by yet.
 func (l *link) settleLocked(a *wire.Ack, now time.Time) (settled []Settled, again []flight, err error) {
-	last, sent := a.Upto, l.next-uint64(len(l.ready)) // the first that was not written
+	last, sent := a.Upto, l.next // the first that was not written
 	if n := len(a.Beyond); n > 0 {
 		last = a.Beyond[n-1].Last
 	}
@@ -439,11 +479,17 @@ func (l *link) send(ctx context.Context) error {
 	}
 }
 
+const pingBytes = 64 // of a record with a ping, at most
+
 // keepAlive pings if nothing was heard for a while, and gives up if that wasn't
 // answered. It tells when to look again.
 func (l *link) keepAlive() (time.Duration, error) {
 	if l.quiet == 0 {
 		return time.Hour, nil
+	}
+	if _, wrote := l.conn.Bytes(); wrote-l.wrote > pingBytes { // data is under way, and may take long
+		l.wrote = wrote
+		l.heard.Store(l.now())
 	}
 	silent := time.Duration(l.now() - l.heard.Load())
 	switch {
@@ -494,6 +540,7 @@ func (l *link) fill(ctx context.Context) error {
 				limit = min(limit, 1+l.bulk.Room()/message.PartSize, maxLaterBulk-l.laterBulkLocked())
 				room = room && limit > 0
 			}
+			welcomed := l.welcomed
 			l.mu.Unlock()
 			if !room {
 				break
@@ -509,6 +556,9 @@ func (l *link) fill(ctx context.Context) error {
 				return err
 			}
 			if slices.ContainsFunc(pending, func(p Pending) bool { return p.Unproven }) {
+				if !welcomed { // the home has not said how far we have counted
+					break
+				}
 				if err := l.c.store.confirm(); err != nil {
 					return err
 				}
@@ -545,13 +595,14 @@ func (l *link) fill(ctx context.Context) error {
 }
 
 // roomLocked tells whether the home takes one more. Its window is what comes after
-// the last frame before which all are acked.
+// the last frame before which all are acked. On a slow line, what is bulk is launched
+// one by one: the window is the others' too.
 func (l *link) roomLocked(p message.Priority) bool {
 	w := l.hello.Window
-	if p == message.Bulk && l.bulk.Room() <= 0 {
+	if p == message.Bulk && (l.bulk.Room() <= 0 || l.slow && len(l.ready[p]) > 0) {
 		return false
 	}
-	return int(l.next-l.first) < w.Count && l.bytes+message.MaxEnvelope <= w.Bytes
+	return int(l.next-l.first)+l.waiting < w.Count && l.bytes+message.MaxEnvelope <= w.Bytes
 }
 
 // maxLaterBulk bounds how many parts of files wait in memory.
@@ -575,14 +626,25 @@ func (l *link) launchLocked(f flight) {
 	if f.Priority == message.Bulk {
 		l.bulk.Sent(len(f.Raw))
 	}
-	l.ready = append(l.ready, &f)
-	l.flights[l.next] = &f
-	l.next++
+	l.ready[f.Priority] = append(l.ready[f.Priority], &f)
+	l.waiting++
 	l.bytes += len(f.Raw)
+}
+
+// writtenLocked gives a flight its number.
+func (l *link) writtenLocked(f *flight) {
+	l.waiting--
+	l.flights[l.next] = f
+	l.next++
 }
 
 // Fill implements wire.Source.
 func (l *link) Fill(b []byte, room int) ([]byte, bool) {
+	return l.FillBelow(b, room, message.Priorities)
+}
+
+// FillBelow implements wire.LaneSource.
+func (l *link) FillBelow(b []byte, room int, below message.Priority) ([]byte, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	start := len(b)
@@ -599,16 +661,22 @@ func (l *link) Fill(b []byte, room int) ([]byte, bool) {
 		l.acked = l.received
 		b = wire.AppendAck(b, &wire.Ack{Upto: l.acked})
 	}
-	for i, f := range l.ready {
-		t := wire.Transit{Open: f.open, Age: uint32(min(max(time.Since(f.Created)/time.Second, 0), 1<<32-1))}
-		if wire.EnvelopeSize(t, f.Raw) > left() {
-			l.ready = append(l.ready[:0], l.ready[i:]...)
-			return b, true
+	for p := range l.ready[:below] {
+		for i, f := range l.ready[p] {
+			t := wire.Transit{Open: f.open, Age: uint32(min(max(time.Since(f.Created)/time.Second, 0), 1<<32-1))}
+			if wire.EnvelopeSize(t, f.Raw) > left() {
+				l.ready[p] = append(l.ready[p][:0], l.ready[p][i:]...)
+				return b, true
+			}
+			l.writtenLocked(f)
+			b = wire.AppendEnvelope(b, t, f.Raw)
+			if l.slow && message.Priority(p) == message.Bulk {
+				l.c.Kick() // for the next one
+			}
 		}
-		b = wire.AppendEnvelope(b, t, f.Raw)
+		clear(l.ready[p])
+		l.ready[p] = l.ready[p][:0]
 	}
-	clear(l.ready)
-	l.ready = l.ready[:0]
 	return b, false
 }
 

@@ -36,7 +36,7 @@ func Meet(ctx context.Context, servers []string, o Options) (name string, key id
 		}
 		m, err := open(ctx, address, o, identity.NewKey(), func(h wire.ServerHello) (wire.ClientHello, error) {
 			return wire.ClientHello{}, met
-		})
+		}, false)
 		if errors.Is(err, met) {
 			return m.hello.Name, m.hello.Key, nil
 		}
@@ -80,7 +80,7 @@ func Login(ctx context.Context, store *Store, e Entry, o Options) (Account, erro
 		if i == 0 {
 			errs = nil
 		}
-		m, err := open(ctx, address, o, key, meet)
+		m, err := open(ctx, address, o, key, meet, false)
 		if err != nil {
 			errs = append(errs, err)
 			if Final(err) {

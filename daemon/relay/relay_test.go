@@ -116,7 +116,7 @@ func (o *office) take(user message.Address, id message.DeviceID, l *relay.Ledger
 	p := &device{o}
 	q.Attach(p)
 	for {
-		e, raw, _ := q.Next(p, message.MaxEnvelope, true)
+		e, raw, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
 		if e == nil {
 			break
 		}

@@ -24,7 +24,7 @@ import (
 type Options struct {
 	Window    wire.Window   // what a device may have under way (1,024 envelopes, 4 MiB)
 	Idle      time.Duration // a session that is silent so long is ended (15 min); the device pings before
-	Handshake time.Duration // how long a handshake and login may take (10 s)
+	Handshake time.Duration // how long a handshake and login may take, at least (10 s)
 	Pending   int           // connections that have not logged in (1,024); one more, and the oldest goes
 	Sessions  int           // that are logged in (20,000)
 	Log       *slog.Logger
@@ -66,6 +66,7 @@ type Host struct {
 	public atomic.Pointer[[]string]
 	stats  Stats
 	lastID atomic.Uint64
+	parts  partsKept
 	wg     sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
@@ -163,7 +164,7 @@ func (h *Host) admit(conn transport.Conn) {
 		return
 	}
 	defer h.depart(conn)
-	conn.SetDeadline(time.Now().Add(h.o.Handshake))
+	conn.SetDeadline(time.Now().Add(conn.Properties().Patience(h.o.Handshake, 400)))
 	c, hello, err := wire.Answer(conn, h.key, wire.ServerHello{
 		Name: h.home, Public: *h.public.Load(), Window: h.o.Window, Idle: uint64(h.o.Idle / time.Second),
 	})
@@ -244,7 +245,7 @@ func (h *Host) login(hello wire.ClientHello, source string) (identity.Device, er
 	switch hello.Method {
 	case wire.ByDevice:
 		d, err := h.users.Device(hello.User, hello.Key[:32])
-		if err == nil && d.Key != hello.Key { // the half that the handshake doesn't prove
+		if err == nil && d.Key != hello.Key && !hello.Half() { // the half that the handshake doesn't prove
 			err = message.Refuse(message.CodeBadLogin, "the key is not the device's")
 		}
 		return d, err
@@ -285,6 +286,8 @@ func (o *once) Fill(b []byte, _ int) ([]byte, bool) {
 func (h *Host) begin(c *wire.Conn, hello wire.ClientHello, device identity.Device, source string) {
 	user := message.Join(hello.User, h.home)
 	h.refresh(hello.User)
+	key := deviceKey{user, device.ID}
+	have := h.resume(c, key)
 	s := &session{
 		host: h, id: h.lastID.Add(1), conn: c, user: user, device: device.ID, agent: hello.Agent, since: time.Now(),
 		window: hello.Window, queues: []*spool.Queue{h.sp.Queue(relay.QueueName(user, device.ID))}, count: h.counters.Device(device.ID),
@@ -300,9 +303,11 @@ func (h *Host) begin(c *wire.Conn, hello wire.ClientHello, device identity.Devic
 		waiting += uint64(q.Info().Messages)
 	}
 	counter, sure := s.count.Mark()
-	s.control = wire.AppendWelcome(nil, wire.Welcome{Device: device.ID, Waiting: waiting, Counter: counter, Unsure: !sure})
+	s.control = wire.AppendWelcome(nil, wire.Welcome{Device: device.ID, Waiting: waiting, Counter: counter, Unsure: !sure, Have: have})
+	if c.Slow() {
+		s.over = make(chan struct{})
+	}
 
-	key := deviceKey{user, device.ID}
 	h.mu.Lock()
 	if h.closed != nil || len(h.sessions) >= h.sessionsMax && h.sessions[key] == nil {
 		why := h.closed
@@ -317,7 +322,7 @@ func (h *Host) begin(c *wire.Conn, hello wire.ClientHello, device identity.Devic
 	h.sessions[key] = s
 	h.mu.Unlock()
 	if before != nil {
-		before.end(message.Refuse(message.CodeReplaced, "the same device has logged in again"))
+		before.end(replaced())
 	}
 	h.attach(s, key)
 	h.endUnknown(hello.User, s) // what has happened since the login was checked
@@ -325,6 +330,26 @@ func (h *Host) begin(c *wire.Conn, hello wire.ClientHello, device identity.Devic
 	h.o.Log.Debug("a session begins", "session", s.id, "user", string(user), "device", device.ID.String(), "source", source, "agent", hello.Agent)
 	h.wg.Add(1)
 	go h.converse(s, key, source)
+}
+
+// resume gives a connection over a slow line what an earlier one has left. That may
+// still be up as far as this side knows; it is ended, to see what has come by it.
+func (h *Host) resume(c *wire.Conn, key deviceKey) []wire.Have {
+	if !c.Slow() {
+		return nil
+	}
+	h.mu.Lock()
+	before := h.sessions[key]
+	h.mu.Unlock()
+	if before != nil && before.over != nil {
+		before.end(replaced())
+		<-before.over
+	}
+	return c.Keep(h.parts.take(key))
+}
+
+func replaced() *message.Refusal {
+	return message.Refuse(message.CodeReplaced, "the same device has logged in again")
 }
 
 // attach makes s the pump of its queues, unless the same device has logged in
@@ -375,6 +400,10 @@ func (h *Host) converse(s *session, key deviceKey, source string) {
 	s.turn.Wake(s)
 	s.turn.Run()
 	err := s.run()
+	if s.over != nil {
+		h.parts.put(key, s.conn.Parts())
+		close(s.over)
+	}
 	why := message.Defer(message.CodeIdle, 0, "the connection has ended")
 	if errors.Is(err, errRemovedItself) {
 		why = message.Refuse(message.CodeRemoved, "this device is no more")
@@ -446,8 +475,8 @@ func (h *Host) snapshot() []*session {
 	return all
 }
 
-// Watch ends sessions that have been silent too long, until ctx is done. It wakes
-// only while there are sessions.
+// Watch ends sessions that have been silent too long, until ctx is done. Quiet lines
+// may be silent for ever.
 func (h *Host) Watch(ctx context.Context) error {
 	period := max(h.o.Idle/8, time.Second)
 	tick := time.NewTicker(period)
@@ -460,7 +489,12 @@ func (h *Host) Watch(ctx context.Context) error {
 		}
 		limit := h.now() - int64(h.o.Idle)
 		for _, s := range h.snapshot() {
-			if s.heard.Load() < limit {
+			_, wrote := s.conn.Bytes()
+			if wrote != s.wrote { // data is under way, and may take long
+				s.wrote = wrote
+				continue
+			}
+			if s.heard.Load() < limit && !s.conn.Transport().Properties().Quiet() {
 				s.end(message.Defer(message.CodeIdle, 0, "nothing was heard for %v", h.o.Idle))
 			}
 		}

@@ -35,6 +35,9 @@ type session struct {
 
 	ending sync.Once // whoever calls end waits until it is done: another pump may attach then
 
+	over  chan struct{} // on a slow line: closed when nothing is read any more
+	wrote uint64        // of Host.Watch: bytes that were written when it last looked
+
 	due   atomic.Bool  // somebody has undertaken to call Pump
 	heard atomic.Int64 // when something last came, nanoseconds since the host's start
 
@@ -345,6 +348,11 @@ const maxControl = 4 << 10
 
 // Fill implements wire.Source.
 func (s *session) Fill(b []byte, room int) ([]byte, bool) {
+	return s.FillBelow(b, room, message.Priorities)
+}
+
+// FillBelow implements wire.LaneSource.
+func (s *session) FillBelow(b []byte, room int, below message.Priority) ([]byte, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	start := len(b)
@@ -369,10 +377,12 @@ func (s *session) Fill(b []byte, room int) ([]byte, bool) {
 	now, millis := s.host.sp.Steady(), s.host.millis()
 	for int(out.next-out.first) < s.window.Count && out.bytes < s.window.Bytes {
 		space, window := left()-maxHead, s.window.Bytes-out.bytes
-		bulk := out.bulk.Room() > 0
-		q, e, raw, born := s.next(min(space, window), bulk)
+		if out.bulk.Room() <= 0 {
+			below = min(below, message.Bulk)
+		}
+		q, e, raw, born := s.next(min(space, window), below)
 		if e == nil {
-			return b, space < min(window, message.MaxEnvelope) && s.waits(bulk)
+			return b, space < min(window, message.MaxEnvelope) && s.waits(below)
 		}
 		out.ring = grow(out.ring, out.first, out.next)
 		*out.at(out.next) = sent{q, e, uint32(len(raw)), millis}
@@ -392,9 +402,9 @@ const (
 	minAckRoom = 3 << 10 // for an ack with some exceptions
 )
 
-func (s *session) next(room int, bulk bool) (*spool.Queue, *spool.Entry, []byte, uint32) {
+func (s *session) next(room int, below message.Priority) (*spool.Queue, *spool.Entry, []byte, uint32) {
 	for _, q := range s.queues {
-		if e, raw, born := q.Next(s, room, bulk); e != nil {
+		if e, raw, born := q.Next(s, room, below); e != nil {
 			return q, e, raw, born
 		}
 	}
@@ -402,9 +412,9 @@ func (s *session) next(room int, bulk bool) (*spool.Queue, *spool.Entry, []byte,
 }
 
 // waits tells whether there is more, with mu held.
-func (s *session) waits(bulk bool) bool {
+func (s *session) waits(below message.Priority) bool {
 	for _, q := range s.queues {
-		if q.Waits(bulk) {
+		if q.Waits(below) {
 			return true
 		}
 	}

@@ -114,7 +114,7 @@ func BenchmarkDrain(b *testing.B) {
 	b.ReportAllocs()
 	b.ResetTimer()
 	for range b.N {
-		e, _, _ := q.Next(p, message.MaxEnvelope, true)
+		e, _, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
 		if e == nil {
 			b.Fatal("there is less than was put")
 		}
@@ -174,7 +174,7 @@ func BenchmarkHand(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		q.Put(&turn, Put{Raw: raw, Priority: message.Normal, Owner: told})
-		e, _, _ := q.Next(p, message.MaxEnvelope, true)
+		e, _, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
 		q.Done(&turn, e)
 		if s := <-told; s != message.Delivered {
 			b.Fatal(s)

@@ -86,7 +86,7 @@ func TestFullDisk(t *testing.T) {
 	for n := uint64(10_001); n <= 10_100; n++ {
 		r.put(alice, n, 50_000)
 		var turn Turn
-		e, _, _ := alice.Next(p, message.MaxEnvelope, true)
+		e, _, _ := alice.Next(p, message.MaxEnvelope, message.Priorities)
 		if e == nil {
 			t.Fatal("nothing comes for who is there")
 		}
@@ -101,7 +101,7 @@ func TestFullDisk(t *testing.T) {
 	// Carol takes hers; there is space again, and for the reserve too.
 	carol.Attach(p)
 	for _, want := range held {
-		e, raw, _ := carol.Next(p, message.MaxEnvelope, true)
+		e, raw, _ := carol.Next(p, message.MaxEnvelope, message.Priorities)
 		if e == nil || counterOf(t, raw) != want {
 			t.Fatalf("%d does not come", want)
 		}

@@ -84,7 +84,7 @@ func opens(t *testing.T, dir string) (have []uint64) {
 	q.Attach(p)
 	last := uint64(0)
 	for {
-		e, raw, _ := q.Next(p, message.MaxEnvelope, true)
+		e, raw, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
 		if e == nil {
 			break
 		}

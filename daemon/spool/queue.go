@@ -269,20 +269,17 @@ func diskFull() *message.Refusal {
 }
 
 // Next gives the pump p the first entry that waits, if its envelope has at most
-// room bytes, and isn't bulk unless that may go now, with its bytes and the second of Spool.Steady at which its age was 0;
-// nil if there is none, or p is not the queue's pump. Then its outcome is unknown
+// room bytes and it is more urgent than below, with its bytes and the second of
+// Spool.Steady at which its age was 0; nil if there is none, or p is not the queue's pump. Then its outcome is unknown
 // until Done or Detach.
-func (q *Queue) Next(p Pump, room int, bulk bool) (e *Entry, raw []byte, born uint32) {
+func (q *Queue) Next(p Pump, room int, below message.Priority) (e *Entry, raw []byte, born uint32) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.pump != p {
 		return nil, nil, 0
 	}
-	for i := range q.lanes {
+	for i := range q.lanes[:below] {
 		l := &q.lanes[i]
-		if message.Priority(i) == message.Bulk && !bulk {
-			continue
-		}
 		for l.next < len(l.ents) {
 			e := l.ents[l.next]
 			if e.flags&done != 0 {
@@ -305,14 +302,11 @@ func (q *Queue) Next(p Pump, room int, bulk bool) (e *Entry, raw []byte, born ui
 	return nil, nil, 0
 }
 
-// Waits tells whether Next would find something, bulk or other.
-func (q *Queue) Waits(bulk bool) bool {
+// Waits tells whether Next would find something that is more urgent than below.
+func (q *Queue) Waits(below message.Priority) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for i := range q.lanes {
-		if message.Priority(i) == message.Bulk && !bulk {
-			continue
-		}
+	for i := range q.lanes[:below] {
 		l := &q.lanes[i]
 		for ; l.next < len(l.ents); l.next++ {
 			if l.ents[l.next].flags&done == 0 {

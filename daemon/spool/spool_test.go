@@ -136,7 +136,7 @@ func (r *rig) drain(q *Queue, forget bool) (counters []uint64) {
 	p := &tap{}
 	q.Attach(p)
 	for {
-		e, raw, _ := q.Next(p, message.MaxEnvelope, true)
+		e, raw, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
 		if e == nil {
 			break
 		}
@@ -164,7 +164,7 @@ func TestHandTouchesNoDisk(t *testing.T) {
 	var turn Turn
 	for n := uint64(1); n <= 100; n++ {
 		r.put(q, n, 100)
-		e, raw, _ := q.Next(p, message.MaxEnvelope, true)
+		e, raw, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
 		if e == nil || counterOf(t, raw) != n {
 			t.Fatalf("%d did not come", n)
 		}
@@ -204,7 +204,7 @@ func TestMoment(t *testing.T) {
 	q.Attach(p)
 	start := time.Now()
 	r.put(q, 1, 100)
-	e, _, _ := q.Next(p, message.MaxEnvelope, true)
+	e, _, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
 	if s := r.await(1); s != message.Held || time.Since(start) < 50*time.Millisecond {
 		t.Fatalf("%v after %v", s, time.Since(start))
 	}
@@ -245,7 +245,7 @@ func TestPace(t *testing.T) {
 		} {
 			n++
 			r.put(q, n, 100)
-			e, _, _ := q.Next(p, message.MaxEnvelope, true)
+			e, _, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
 			time.Sleep(c.acks)
 			var turn Turn
 			if q.Done(&turn, e) {
@@ -277,14 +277,14 @@ func TestDetachOffersAgain(t *testing.T) {
 	var turn Turn
 	var second *Entry
 	for n := 1; n <= 3; n++ {
-		e, _, _ := q.Next(p, message.MaxEnvelope, true)
+		e, _, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
 		if n == 2 {
 			second = e
 		}
 	}
 	q.Done(&turn, second)
 	q.Detach(&turn, p)
-	if e, _, _ := q.Next(p, message.MaxEnvelope, true); e != nil {
+	if e, _, _ := q.Next(p, message.MaxEnvelope, message.Priorities); e != nil {
 		t.Error("a pump that was detached gets something")
 	}
 	for _, n := range []uint64{1, 3, 4, 5} {
@@ -370,7 +370,7 @@ func TestRestart(t *testing.T) {
 				p := &tap{}
 				q.Attach(p)
 				for n := uint64(1); n <= 100; n++ {
-					e, raw, _ := q.Next(p, message.MaxEnvelope, true)
+					e, raw, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
 					if have := counterOf(t, raw); have != n {
 						t.Fatalf("%d, want %d", have, n)
 					}
@@ -478,13 +478,13 @@ func TestBusyJournal(t *testing.T) {
 	var turn Turn
 	for n := uint64(1); n <= 60; n++ {
 		r.put(q, n, 50_000)
-		e, _, _ := q.Next(p, message.MaxEnvelope, true)
+		e, _, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
 		if s := r.await(n); s == message.Held && q.Done(&turn, e) {
 			q.Forget(e)
 		}
 	}
 	r.put(q, 61, 100)
-	q.Next(p, message.MaxEnvelope, true)
+	q.Next(p, message.MaxEnvelope, message.Priorities)
 	r.await(61)
 	r.put(r.sp.Queue(carolQueue), 62, 100) // is filed, and so tells that all that would be was
 	waitFor(t, func() bool { return r.sp.stats.Filed.Load() > 0 })
@@ -682,7 +682,7 @@ func TestReceiptsGetAFile(t *testing.T) {
 	var owed []*Entry
 	for n := uint64(1); n <= 2; n++ {
 		r.put(q, n, 60_000) // of four, a file takes three
-		e, _, _ := q.Next(p, message.MaxEnvelope, true)
+		e, _, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
 		if s := r.await(n); s != message.Held {
 			t.Fatalf("%d: %v", n, s)
 		}
@@ -742,7 +742,7 @@ func TestFilesAreClosed(t *testing.T) {
 	q := r.sp.Queue(aliceQueue)
 	p := &tap{}
 	q.Attach(p)
-	if e, _, _ := q.Next(p, message.MaxEnvelope, true); e == nil || inUse() != 1 {
+	if e, _, _ := q.Next(p, message.MaxEnvelope, message.Priorities); e == nil || inUse() != 1 {
 		t.Fatalf("while it is read, %d files are open", inUse())
 	}
 	var turn Turn
@@ -810,7 +810,7 @@ func chaos(t *testing.T, seed int64) {
 			have := map[uint64]bool{}
 			last := uint64(0)
 			for {
-				e, raw, _ := q.Next(p, message.MaxEnvelope, true)
+				e, raw, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
 				if e == nil {
 					break
 				}
@@ -857,7 +857,7 @@ func chaos(t *testing.T, seed int64) {
 				q.Attach(p)
 				var turn Turn
 				for range rnd.Intn(20) {
-					e, raw, _ := q.Next(p, message.MaxEnvelope, true)
+					e, raw, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
 					if e == nil {
 						break
 					}

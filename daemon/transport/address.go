@@ -90,9 +90,9 @@ type Properties struct {
 
 // Bounds of what can be said of a line.
 const (
-	minRate    = 50
-	maxRate    = 1_000_000_000_000
-	maxLatency = time.Hour
+	MinRate    = 50
+	MaxRate    = 1_000_000_000_000
+	MaxLatency = time.Hour
 )
 
 // ParseProperties reads what String writes.
@@ -108,8 +108,8 @@ func ParseProperties(s string) (Properties, error) {
 		case name == "rate" && given:
 			p.Rate, err = parseRate(value)
 		case name == "latency" && given:
-			if p.Latency, err = time.ParseDuration(value); err == nil && (p.Latency < 0 || p.Latency > maxLatency) {
-				err = fmt.Errorf("must be between 0 and %v", maxLatency)
+			if p.Latency, err = time.ParseDuration(value); err == nil && (p.Latency < 0 || p.Latency > MaxLatency) {
+				err = fmt.Errorf("must be between 0 and %v", MaxLatency)
 			}
 		case word == "metered":
 			p.Metered = true
@@ -137,8 +137,8 @@ func parseRate(s string) (int, error) {
 		}
 	}
 	rate, err := strconv.ParseFloat(s, 64)
-	if err != nil || !(rate*factor >= minRate && rate*factor <= maxRate) {
-		return 0, fmt.Errorf("a rate is a number of bits per second from %d on, as 1200, 9.6k or 2M", minRate)
+	if err != nil || !(rate*factor >= MinRate && rate*factor <= MaxRate) {
+		return 0, fmt.Errorf("a rate is a number of bits per second from %d on, as 1200, 9.6k or 2M", MinRate)
 	}
 	return int(math.Round(rate * factor)), nil
 }

@@ -104,13 +104,14 @@ func TestProperties(t *testing.T) {
 // TestMemoryLine: bytes take their time, and what was written before the end arrives.
 func TestMemoryLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := Memory{Line: Properties{Rate: 1200, Latency: 2 * time.Second, Exclusive: true}}
+		var m Memory
+		line := Properties{Rate: 1200, Latency: 2 * time.Second, Exclusive: true}
 		l, err := m.Listen("far")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		a, err := m.Dial(t.Context(), "far")
+		a, err := m.DialLine(t.Context(), "far", line)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -118,7 +119,7 @@ func TestMemoryLine(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a.Properties() != m.Line || b.Properties() != m.Line {
+		if a.Properties() != line || b.Properties() != (Properties{}) {
 			t.Errorf("%v, %v", a.Properties(), b.Properties())
 		}
 		start := time.Now()

@@ -14,10 +14,8 @@ import (
 
 // Memory is a network within the process, for tests: it has the manners of
 // sockets, buffers included, and waits in ways that testing/synctest knows to be
-// waiting. The zero value is ready, and fast.
+// waiting. The zero value is ready.
 type Memory struct {
-	Line Properties // of every stream, which is as slow as that
-
 	mu        sync.Mutex
 	listeners map[string]*memoryListener
 }
@@ -42,6 +40,11 @@ func (m *Memory) Listen(address string) (Listener, error) {
 
 // Dial connects to who listens at a name.
 func (m *Memory) Dial(ctx context.Context, address string) (Conn, error) {
+	return m.DialLine(ctx, address, Properties{})
+}
+
+// DialLine connects over a line, of which the other side knows nothing.
+func (m *Memory) DialLine(ctx context.Context, address string, line Properties) (Conn, error) {
 	m.mu.Lock()
 	l := m.listeners[address]
 	m.mu.Unlock()
@@ -49,7 +52,8 @@ func (m *Memory) Dial(ctx context.Context, address string) (Conn, error) {
 	if l == nil {
 		return nil, nobody
 	}
-	near, far := MemoryLine(address, m.Line)
+	near, far := MemoryLine(address, line)
+	far.Describe(Properties{})
 	select {
 	case l.backlog <- far:
 		select {

@@ -80,11 +80,18 @@ type Conn struct {
 
 	read, written atomic.Uint64 // bytes on the wire
 
+	// on a slow line only
+	lanes *Lanes
+	size  int           // of a record, about
+	stop  chan struct{} // closed by Close and Export: nobody waits for the line any more
+	once  sync.Once
+
 	mu       sync.Mutex // guards what follows
 	out      *direction
 	unsent   []byte    // sealed and not written: written as it is or never, sealing again would use a nonce twice
 	draining bool      // a goroutine is writing unsent
 	drained  sync.Cond // it has ended
+	free     time.Time // when the line, if it is slow, has carried what was written
 	err      error     // why nothing can be written any more
 }
 
@@ -93,6 +100,7 @@ type State struct {
 	In, Out Direction
 	Partial []byte // read, and not a whole record yet
 	Unsent  []byte // sealed, and not yet written
+	Lanes   *Lanes // on a slow line only
 }
 
 // Resume makes the Conn of a stream whose channel has been set up. If there are
@@ -108,6 +116,9 @@ func Resume(conn transport.Conn, s State) (*Conn, error) {
 	}
 	c := &Conn{conn: conn, in: in, out: out, partial: s.Partial, unsent: s.Unsent}
 	c.drained.L = &c.mu
+	if s.Lanes != nil {
+		c.lanes, c.size, c.stop = s.Lanes, recordSize(conn.Properties()), make(chan struct{})
+	}
 	c.lendFn = func() []byte {
 		c.buf = lend()
 		return c.buf[copy(c.buf[:], c.partial):]
@@ -132,11 +143,50 @@ func (c *Conn) Export() State {
 	if c.err == nil {
 		c.err = errExported
 	}
+	c.stopWaiting()
 	for c.draining {
 		c.conn.SetWriteDeadline(time.Unix(1, 0)) // drain sets its own with the lock held, and resets it
 		c.drained.Wait()
 	}
-	return State{In: c.in.Direction, Out: c.out.Direction, Partial: c.partial, Unsent: c.unsent}
+	return State{In: c.in.Direction, Out: c.out.Direction, Partial: c.partial, Unsent: c.unsent, Lanes: c.lanes}
+}
+
+func (c *Conn) stopWaiting() {
+	if c.stop != nil {
+		c.once.Do(func() { close(c.stop) })
+	}
+}
+
+// Slow tells whether the line is shared in lanes: see LaneSource.
+func (c *Conn) Slow() bool { return c.lanes != nil }
+
+// Meet tells the Conn what the other side has parts of, on a slow line: from then on
+// large envelopes are sent too.
+func (c *Conn) Meet(have []Have) {
+	if c.lanes == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lanes.Have, c.lanes.Met = have, true
+}
+
+// Keep gives the Conn parts from an earlier connection, before it is read from. It
+// returns what the other side is to be told of them.
+func (c *Conn) Keep(parts []Part) []Have {
+	if c.lanes == nil {
+		return nil
+	}
+	c.lanes.Parts = parts
+	return haves(parts)
+}
+
+// Parts returns what is to be kept for the next connection; after the reader has ended.
+func (c *Conn) Parts() []Part {
+	if c.lanes == nil {
+		return nil
+	}
+	return c.lanes.left()
 }
 
 // Transport returns the stream below.
@@ -186,7 +236,15 @@ func (c *Conn) openAll(b []byte, each func(plain []byte) error) ([]byte, error) 
 			return b, err
 		}
 		b = b[2+size:]
-		if err := each(plain); err != nil {
+		if c.lanes != nil {
+			plain, err = c.lanes.open(plain, &c.mu) // what was good before an error still counts
+		}
+		if len(plain) > 0 {
+			if err := each(plain); err != nil {
+				return b, err
+			}
+		}
+		if err != nil {
 			return b, err
 		}
 	}
@@ -214,11 +272,24 @@ func (c *Conn) flushLocked(src Source) (backlog bool) {
 		if len(c.unsent) > 0 {
 			return true
 		}
+		if c.lanes != nil {
+			if err := c.lanes.pull(src, c.size); err != nil {
+				c.failLocked(err)
+				return false
+			}
+			if c.lanes.empty() {
+				return false
+			}
+			if time.Until(c.free) > 0 {
+				return true
+			}
+		}
 		buf := lend()
 		var b []byte
 		if b, more = c.sealInto(buf[:0], src); len(b) > 0 {
 			n, err := c.conn.TryWrite(b)
 			c.written.Add(uint64(n))
+			c.passLocked(len(b))
 			if err != nil {
 				c.failLocked(err)
 			} else if n < len(b) {
@@ -231,8 +302,27 @@ func (c *Conn) flushLocked(src Source) (backlog bool) {
 	return false
 }
 
+// passLocked notes that a slow line has so many bytes more to carry: what is written
+// faster waits where nothing can overtake it.
+func (c *Conn) passLocked(n int) {
+	if c.lanes == nil {
+		return
+	}
+	if now := time.Now(); c.free.Before(now) {
+		c.free = now
+	}
+	c.free = c.free.Add(c.conn.Properties().Time(n))
+}
+
 // sealInto appends records to b within its capacity, and tells whether src has more.
 func (c *Conn) sealInto(b []byte, src Source) (_ []byte, more bool) {
+	if c.lanes != nil { // one
+		record, err := c.out.seal(c.lanes.fill(b[:2], c.size))
+		if err != nil {
+			c.failLocked(err)
+		}
+		return record, true
+	}
 	for {
 		start := len(b)
 		room := min(MaxPlain, cap(b)-start-2-tagSize)
@@ -263,8 +353,16 @@ func (c *Conn) sealInto(b []byte, src Source) (_ []byte, more bool) {
 func (c *Conn) drain(src Source) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	least, patience := stallBytes, stallTime
+	if c.lanes != nil {
+		least, patience = 1, c.conn.Properties().Patience(stallTime, stallBytes)
+	}
 	for c.flushLocked(src) {
-		c.conn.SetWriteDeadline(time.Now().Add(stallTime))
+		if len(c.unsent) == 0 {
+			c.awaitLocked()
+			continue
+		}
+		c.conn.SetWriteDeadline(time.Now().Add(patience))
 		b := c.unsent
 		c.mu.Unlock()
 		n, err := c.conn.Write(b)
@@ -273,13 +371,28 @@ func (c *Conn) drain(src Source) {
 		if c.unsent = b[n:]; len(c.unsent) == 0 {
 			c.unsent = nil
 		}
-		if err != nil && !(errors.Is(err, os.ErrDeadlineExceeded) && n >= stallBytes) && c.err == nil {
+		if err != nil && !(errors.Is(err, os.ErrDeadlineExceeded) && n >= least) && c.err == nil {
 			c.failLocked(err)
 		}
 	}
 	c.conn.SetWriteDeadline(time.Time{})
 	c.draining = false
 	c.drained.Broadcast()
+}
+
+// awaitLocked waits until a slow line is free.
+func (c *Conn) awaitLocked() {
+	timer := time.NewTimer(time.Until(c.free))
+	defer timer.Stop()
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	select {
+	case <-timer.C:
+	case <-c.stop:
+		c.mu.Lock()
+		c.failLocked(net.ErrClosed)
+		c.mu.Unlock()
+	}
 }
 
 func (c *Conn) failLocked(err error) {
@@ -291,6 +404,7 @@ func (c *Conn) failLocked(err error) {
 
 // Close ends the stream at once. A reader and a Flush under way return errors.
 func (c *Conn) Close() error {
+	c.stopWaiting()
 	err := c.conn.Close()
 	if errors.Is(err, net.ErrClosed) {
 		return nil

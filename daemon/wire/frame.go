@@ -24,7 +24,7 @@ const (
 	skippable Type = 0x40
 )
 
-var typeNames = [...]string{"", "envelope", "ack", "welcome", "goodbye", "ping", "pong", "request", "answer"}
+var typeNames = [...]string{"", "envelope", "ack", "welcome", "goodbye", "ping", "pong", "request", "answer", "short form", "rest"}
 
 // String names a type for logs.
 func (t Type) String() string {
@@ -95,6 +95,7 @@ type Welcome struct {
 	Waiting uint64 // envelopes, about
 	Counter uint64 // the highest that the device has used
 	Unsure  bool   // the home doesn't know exactly: it is at most Counter
+	Have    []Have // parts of the device's envelopes, from an earlier connection
 	No      *message.Refusal
 }
 
@@ -113,7 +114,10 @@ func AppendWelcome(b []byte, w Welcome) []byte {
 	} else {
 		b = append(b, 0)
 	}
-	return finish(message.AppendMap(b, 0), at)
+	if len(w.Have) == 0 {
+		return finish(message.AppendMap(b, 0), at)
+	}
+	return finish(appendHave(append(message.AppendMap(b, 1), keyHave), w.Have), at)
 }
 
 // ParseWelcome reads a welcome.
@@ -123,7 +127,12 @@ func ParseWelcome(body []byte) (w Welcome, err error) {
 	case 5:
 		w.Device, w.Waiting = message.DeviceID(r.Uint(1<<64-1)), r.Uint(1<<63-1)
 		w.Counter, w.Unsure = r.Uint(message.MaxCounter), r.Uint(1) == 1
-		r.Fields(nil)
+		r.Fields(func(key uint64) bool {
+			if key == keyHave {
+				w.Have = readHave(&r)
+			}
+			return key == keyHave
+		})
 	case 4:
 		w.No = readRefusal(&r)
 	default:

@@ -62,7 +62,11 @@ func rewrite(t Type, body []byte) ([]byte, error) {
 		return AppendAck(nil, &a), err
 	case WelcomeFrame:
 		w, err := ParseWelcome(body)
-		return AppendWelcome(nil, w), err
+		again := AppendWelcome(nil, w)
+		if err == nil && w.No == nil && len(again) < len(body) { // something was added
+			return nil, nil
+		}
+		return again, err
 	case GoodbyeFrame:
 		why, err := ParseGoodbye(body)
 		if err != nil {
@@ -93,7 +97,7 @@ func FuzzHello(f *testing.F) {
 			}
 			return
 		}
-		// The map at the end may have what a later version adds.
+		// The map at the end, which was taken out here, may have what a later version adds.
 		if head := again[:len(again)-1]; !bytes.HasPrefix(payload, head) || payload[len(head)] == 0x80 && len(payload) != len(again) {
 			t.Fatalf("%x\nis written again as %x", payload, again)
 		}
@@ -101,9 +105,11 @@ func FuzzHello(f *testing.F) {
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		var s ServerHello
 		err := s.parse(payload)
+		s.line = transport.Properties{}
 		check(t, payload, s.append(nil), err)
 		var c ClientHello
 		err = c.parse(payload)
+		c.Have = nil
 		check(t, payload, c.append(nil), err)
 	})
 }

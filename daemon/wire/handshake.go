@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
+	"time"
 
 	"github.com/flynn/noise"
 
@@ -24,10 +26,15 @@ import (
 // each message behind two bytes of length. The client's static key is its
 // device's key, so the handshake itself proves the login by device, and no
 // signature is needed.
+//
+// A client whose line is slow says what it knows of it beside its e: in the clear,
+// because there is no key yet, but nobody can change it unnoticed. The server then
+// leaves out what can wait, and both use lanes (lanes.go).
 
 // Answer is the server's side. It returns the channel with what the client said
 // of itself; whether to let it in is the caller's to decide, and to say in the
-// first record. The caller has set a deadline on conn.
+// first record. The caller has set a deadline on conn, which is put off if the line
+// turns out to be slow.
 func Answer(conn transport.Conn, key identity.Key, hello ServerHello) (*Conn, ClientHello, error) {
 	return answer(conn, key, hello, rand.Reader)
 }
@@ -36,10 +43,6 @@ func answer(conn transport.Conn, key identity.Key, hello ServerHello, random io.
 	var ch ClientHello
 	public := key.Public()
 	hello.Ed25519 = [32]byte(public[32:])
-	payload := hello.append(nil)
-	if err := new(ServerHello).parse(payload); err != nil {
-		return nil, ch, fmt.Errorf("our own hello: %w", err)
-	}
 	var magic [len(Magic)]byte
 	if _, err := io.ReadFull(conn, magic[:]); err != nil {
 		return nil, ch, err
@@ -54,9 +57,19 @@ func answer(conn transport.Conn, key identity.Key, hello ServerHello, random io.
 	if err != nil {
 		return nil, ch, err
 	}
-	if _, err := h.read(keySize); err != nil {
+	payload, err := h.read(keySize + maxLine)
+	if err != nil {
 		return nil, ch, err
 	}
+	slow, err := hello.adapt(conn, payload)
+	if err != nil {
+		return nil, ch, broken("what it says of its line: %v", err)
+	}
+	payload = hello.append(nil)
+	if err := new(ServerHello).parse(payload); err != nil {
+		return nil, ch, fmt.Errorf("our own hello: %w", err)
+	}
+	sent := time.Now()
 	if err := h.write(nil, payload); err != nil {
 		return nil, ch, err
 	}
@@ -70,8 +83,62 @@ func answer(conn transport.Conn, key identity.Key, hello ServerHello, random io.
 	if ch.Method != ByDevice && !ch.Key.Verify(append([]byte(proofOf), ch.Key[:32]...), ch.proof) {
 		return nil, ch, broken("the client's hello: the two halves of its key don't belong together")
 	}
-	c, err := Resume(conn, h.state(false))
+	state := h.state(false)
+	if slow && slices.Contains(ch.Features, featureLanes) {
+		measure(conn, sent)
+		state.Lanes = newLanes()
+		state.Lanes.Have, state.Lanes.Met = ch.Have, true
+	} else if ch.half || ch.Have != nil {
+		return nil, ch, broken("the client's hello: it has what is for slow lines only")
+	}
+	c, err := Resume(conn, state)
 	return c, ch, err
+}
+
+// mostPatience bounds what a stranger can make us wait for him by saying how slow he is.
+const mostPatience = 10 * time.Minute
+
+// adapt makes the hello one for the line, of which told is what the client says, if
+// it says something; it tells whether the line is slow.
+func (h *ServerHello) adapt(conn transport.Conn, told []byte) (slow bool, err error) {
+	own := conn.Properties()
+	line := own
+	var theirs transport.Properties
+	if len(told) > 0 {
+		if theirs, err = parseLine(told); err != nil {
+			return false, err
+		}
+		line = own.With(theirs)
+	}
+	if !line.Slow() {
+		return false, nil
+	}
+	if line != theirs {
+		h.line = line
+	}
+	conn.Describe(line)
+	conn.SetDeadline(time.Now().Add(min(line.Patience(leastPatience, handshakeBytes), mostPatience)))
+	h.Features = []uint64{featureLanes}
+	h.Public = nil
+	h.Window = h.Window.min(slowWindow)
+	if line.Quiet() {
+		h.Idle = 0
+	}
+	return true, nil
+}
+
+// How long a handshake and login may take: see transport.Properties.Patience.
+const (
+	leastPatience  = 10 * time.Second
+	handshakeBytes = 400
+)
+
+// measure notes how long an answer took that began at sent, if that is longer than
+// was known.
+func measure(conn transport.Conn, sent time.Time) {
+	line := conn.Properties()
+	line.Latency = max(line.Latency, (time.Since(sent)-line.Time(handshakeBytes))/2)
+	conn.Describe(line)
 }
 
 // Open is the client's side. meet is called with the server's hello and key
@@ -90,7 +157,12 @@ func open(conn transport.Conn, key identity.Key, meet func(ServerHello) (ClientH
 	if err != nil {
 		return nil, err
 	}
-	if err := h.write([]byte(Magic), nil); err != nil {
+	var line []byte
+	if p := conn.Properties(); p.Slow() {
+		line = appendLine(nil, p)
+	}
+	sent := time.Now()
+	if err := h.write([]byte(Magic), line); err != nil {
 		return nil, err
 	}
 	payload, err := h.read(maxMsg)
@@ -103,11 +175,20 @@ func open(conn transport.Conn, key identity.Key, meet func(ServerHello) (ClientH
 	}
 	copy(sh.Key[:32], h.PeerStatic())
 	copy(sh.Key[32:], sh.Ed25519[:])
+	slow := slices.Contains(sh.Features, featureLanes)
+	if slow {
+		conn.Describe(conn.Properties().With(sh.line))
+		measure(conn, sent)
+	}
 	ch, err := meet(sh)
 	if err != nil {
 		return nil, err
 	}
-	ch.Key = public
+	ch.Key, ch.Have = public, nil
+	if slow {
+		ch.Features, ch.Window, ch.Agent = []uint64{featureLanes}, ch.Window.min(slowWindow), ""
+		ch.Have, ch.half = haves(ch.Parts), ch.Method == ByDevice
+	}
 	if ch.proof = nil; ch.Method != ByDevice {
 		ch.proof = key.Sign(append([]byte(proofOf), public[:32]...))
 	}
@@ -118,7 +199,12 @@ func open(conn transport.Conn, key identity.Key, meet func(ServerHello) (ClientH
 	if err := h.write(nil, payload); err != nil {
 		return nil, err
 	}
-	return Resume(conn, h.state(true))
+	state := h.state(true)
+	if slow {
+		state.Lanes = newLanes()
+		state.Lanes.Parts = ch.Parts
+	}
+	return Resume(conn, state)
 }
 
 // handshake is one side of a Noise handshake over a stream.

@@ -3,9 +3,11 @@ package wire
 import (
 	"crypto/ed25519"
 	"net/netip"
+	"time"
 
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/transport"
 )
 
 // Window is how much a side takes before it has acked: its promise to the other,
@@ -15,8 +17,16 @@ type Window struct {
 	Bytes int // of envelopes, MaxEnvelope to 1 GiB
 }
 
-// Features that a hello may name; the unknown are ignored. There are none yet.
+func (w Window) min(o Window) Window { return Window{min(w.Count, o.Count), min(w.Bytes, o.Bytes)} }
+
+// Features that a hello may name; the unknown are ignored.
 const maxFeatures = 64
+
+// Keys of the hellos' maps.
+const (
+	keyHave = 1  // the client's: what it has parts of; only to a server that has lanes
+	keyLine = 64 // the server's: its line, if it knows more of it than the client has told
+)
 
 const maxPublic = 32 // addresses in a server's hello
 
@@ -29,6 +39,8 @@ type ServerHello struct {
 	Window   Window             // what it takes
 	Idle     uint64             // seconds of silence after which it lets a session go; it wants a ping before
 	Key      identity.PublicKey // both halves; filled in by Open
+
+	line transport.Properties
 }
 
 func (h *ServerHello) append(b []byte) []byte {
@@ -42,7 +54,11 @@ func (h *ServerHello) append(b []byte) []byte {
 	}
 	b = appendWindow(b, h.Window)
 	b = message.AppendUint(b, h.Idle)
-	return message.AppendMap(b, 0)
+	if h.line == (transport.Properties{}) {
+		return message.AppendMap(b, 0)
+	}
+	b = append(message.AppendMap(b, 1), keyLine)
+	return message.AppendBytes(b, appendLine(nil, h.line))
 }
 
 func (h *ServerHello) parse(b []byte) error {
@@ -63,7 +79,16 @@ func (h *ServerHello) parse(b []byte) error {
 	}
 	h.Window = readWindow(&r)
 	h.Idle = r.Uint(1<<32 - 1)
-	r.Fields(nil)
+	r.Fields(func(key uint64) bool {
+		if key != keyLine {
+			return false
+		}
+		var err error
+		if h.line, err = parseLine(r.Bytes(maxLine)); err != nil {
+			r.Fail("%v", err)
+		}
+		return true
+	})
 	return r.End()
 }
 
@@ -88,8 +113,11 @@ type ClientHello struct {
 	Password string // ByPassword, ByJoining
 	Label    string // the device's name for people: ByPassword, ByJoining
 	Invite   string // ByJoining
+	Parts    []Part // of envelopes, from an earlier connection; for Open
+	Have     []Have // the same as Answer returns it
 
 	proof []byte // that the Ed25519 half of Key is the client's too; unless ByDevice
+	half  bool   // ByDevice, on a slow line: the server knows the Ed25519 half, and it is not said
 }
 
 // proofOf is what a new device signs, followed by the X25519 half of its key: the
@@ -106,7 +134,11 @@ const (
 func (h *ClientHello) append(b []byte) []byte {
 	b = message.AppendArray(b, 13)
 	b = append(b, 1) // the role: a device; servers come with links
-	b = message.AppendBytes(b, h.Key[32:])
+	if h.half {
+		b = message.AppendBytes(b, nil)
+	} else {
+		b = message.AppendBytes(b, h.Key[32:])
+	}
 	b = message.AppendBytes(b, h.proof)
 	b = message.AppendString(b, h.Agent)
 	b = appendFeatures(b, h.Features)
@@ -116,7 +148,10 @@ func (h *ClientHello) append(b []byte) []byte {
 	b = message.AppendString(b, h.Password)
 	b = message.AppendString(b, h.Label)
 	b = message.AppendString(b, h.Invite)
-	return message.AppendMap(b, 0)
+	if len(h.Have) == 0 {
+		return message.AppendMap(b, 0)
+	}
+	return appendHave(append(message.AppendMap(b, 1), keyHave), h.Have)
 }
 
 func (h *ClientHello) parse(b []byte) error {
@@ -125,7 +160,11 @@ func (h *ClientHello) parse(b []byte) error {
 	if role := r.Uint(127); role != 1 {
 		r.Fail("role %d is not known", role)
 	}
-	copy(h.Key[32:], readKey(&r))
+	key := r.Bytes(32)
+	if h.half = len(key) == 0; !h.half && len(key) != 32 {
+		r.Fail("a key of %d bytes", len(key))
+	}
+	copy(h.Key[32:], key)
 	h.proof = r.Bytes(ed25519.SignatureSize)
 	h.Agent = r.Text(maxAgent)
 	h.Features = readFeatures(&r)
@@ -137,6 +176,9 @@ func (h *ClientHello) parse(b []byte) error {
 	if want := h.proofSize(); len(h.proof) != want {
 		r.Fail("a proof of %d bytes, want %d", len(h.proof), want)
 	}
+	if h.half && h.Method != ByDevice {
+		r.Fail("a new device with half a key")
+	}
 	h.User = r.String(message.MaxName)
 	if err := message.CheckName(h.User); r.Err() == nil && err != nil {
 		r.Fail("%v", err)
@@ -144,7 +186,12 @@ func (h *ClientHello) parse(b []byte) error {
 	h.Password = r.String(maxSecret)
 	h.Label = r.Text(maxAgent)
 	h.Invite = r.Text(maxAgent)
-	r.Fields(nil)
+	r.Fields(func(key uint64) bool {
+		if key == keyHave {
+			h.Have = readHave(&r)
+		}
+		return key == keyHave
+	})
 	return r.End()
 }
 
@@ -154,6 +201,41 @@ func (h *ClientHello) proofSize() int {
 	}
 	return ed25519.SignatureSize
 }
+
+// maxLine is the length of what appendLine appends, at most.
+const maxLine = 9 + 5 + 1
+
+// appendLine appends what is known of a line: bits per second, milliseconds one way,
+// and 1 for metered, 2 for exclusive.
+func appendLine(b []byte, line transport.Properties) []byte {
+	b = message.AppendUint(b, uint64(line.Rate))
+	b = message.AppendUint(b, uint64(line.Latency/time.Millisecond))
+	flags := byte(0)
+	if line.Metered {
+		flags |= 1
+	}
+	if line.Exclusive {
+		flags |= 2
+	}
+	return append(b, flags)
+}
+
+func parseLine(b []byte) (transport.Properties, error) {
+	r := message.NewReader(b)
+	line := transport.Properties{
+		Rate:    int(r.Uint(transport.MaxRate)),
+		Latency: time.Duration(r.Uint(uint64(transport.MaxLatency/time.Millisecond))) * time.Millisecond,
+	}
+	flags := r.Uint(3)
+	line.Metered, line.Exclusive = flags&1 != 0, flags&2 != 0
+	if r.Err() == nil && line.Rate > 0 && line.Rate < transport.MinRate {
+		r.Fail("a rate of %d", line.Rate)
+	}
+	return line, r.End()
+}
+
+// Half tells that only the X25519 half of Key was said, which is proved.
+func (h *ClientHello) Half() bool { return h.half }
 
 func readKey(r *message.Reader) []byte {
 	k := r.Bytes(32)

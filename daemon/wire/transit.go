@@ -35,43 +35,60 @@ func transitSize(t Transit) int {
 // AppendEnvelope appends an envelope's frame.
 func AppendEnvelope(b []byte, t Transit, raw []byte) []byte {
 	b = appendHead(b, EnvelopeFrame, transitSize(t)+len(raw))
+	return append(appendTransit(b, t), raw...)
+}
+
+func appendTransit(b []byte, t Transit) []byte {
 	b = message.AppendArray(b, 3)
 	if t.Open == 0 {
 		b = message.AppendNil(b)
 	} else {
-		b = message.AppendArray(b, bits.OnesCount64(t.Open))
-		for open := t.Open; open != 0; open &= open - 1 {
-			b = append(b, byte(bits.TrailingZeros64(open)))
-		}
+		b = appendOpen(b, t.Open)
 	}
 	b = message.AppendUint(b, uint64(t.Age))
-	b = message.AppendMap(b, 0)
-	return append(b, raw...)
+	return message.AppendMap(b, 0)
+}
+
+func appendOpen(b []byte, open uint64) []byte {
+	b = message.AppendArray(b, bits.OnesCount64(open))
+	for ; open != 0; open &= open - 1 {
+		b = append(b, byte(bits.TrailingZeros64(open)))
+	}
+	return b
 }
 
 // ParseEnvelope splits an envelope's frame. raw is what is there, for
 // message.Envelope.Parse to judge; so are receivers that the envelope hasn't got.
 func ParseEnvelope(body []byte) (t Transit, raw []byte, err error) {
 	r := message.NewReader(body)
-	r.Tuple(3)
-	if !r.Nil() {
-		n, last := r.Array(message.MaxTo), -1
-		for range n {
-			i := int(r.Uint(message.MaxTo - 1))
-			if i <= last {
-				r.Fail("the receivers do not rise")
-			}
-			last = i
-			t.Open |= 1 << i
-		}
-		if n == 0 {
-			r.Fail("for no receiver")
-		}
-	}
-	t.Age = uint32(r.Uint(1<<32 - 1))
-	r.Fields(nil)
-	if r.Err() != nil {
+	if t = readTransit(&r); r.Err() != nil {
 		return t, nil, broken("an envelope's frame: %v", r.Err())
 	}
 	return t, r.Rest(), nil
+}
+
+func readTransit(r *message.Reader) (t Transit) {
+	r.Tuple(3)
+	if !r.Nil() {
+		t.Open = readOpen(r)
+	}
+	t.Age = uint32(r.Uint(1<<32 - 1))
+	r.Fields(nil)
+	return t
+}
+
+func readOpen(r *message.Reader) (open uint64) {
+	n, last := r.Array(message.MaxTo), -1
+	for range n {
+		i := int(r.Uint(message.MaxTo - 1))
+		if i <= last {
+			r.Fail("the receivers do not rise")
+		}
+		last = i
+		open |= 1 << i
+	}
+	if n == 0 {
+		r.Fail("for no receiver")
+	}
+	return open
 }

@@ -7,6 +7,8 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -139,8 +141,15 @@ func TestHandshakeVectors(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		method Method
-	}{{"a login by device", ByDevice}, {"a login by password", ByPassword}, {"joining with an invitation", ByJoining}} {
+		line   transport.Properties
+	}{
+		{"a login by device", ByDevice, transport.Properties{}},
+		{"a login by password", ByPassword, transport.Properties{}},
+		{"joining with an invitation", ByJoining, transport.Properties{}},
+		{"a login by device, over a line of 1,200 bit/s and 2.5 s that is exclusive", ByDevice, transport.Properties{Rate: 1200, Latency: 2500 * time.Millisecond, Exclusive: true}},
+	} {
 		a, b := transport.MemoryPipe("test")
+		a.Describe(c.line)
 		near, far := &tapped{Conn: a}, &tapped{Conn: b}
 		type answered struct {
 			conn  *Conn
@@ -161,7 +170,7 @@ func TestHandshakeVectors(t *testing.T) {
 		if err != nil || theirs.err != nil {
 			t.Fatal(err, theirs.err)
 		}
-		if met.Key != serverKey.Public() || theirs.hello.Key != clientKey.Public() {
+		if half := theirs.hello.Half(); half != c.line.Slow() || met.Key != serverKey.Public() || !half && theirs.hello.Key != clientKey.Public() {
 			t.Error("the sides don't know each other")
 		}
 		sent := aClient(c.method)
@@ -171,10 +180,16 @@ func TestHandshakeVectors(t *testing.T) {
 		sent.Key, sent.proof = clientKey.Public(), theirs.hello.proof
 		hello := aServer()
 		hello.Ed25519 = [32]byte(met.Key[32:])
+		if c.line.Slow() { // and says less
+			hello, sent = met, theirs.hello
+		}
 		keys := ours.Export()
 		w := AppendWelcome(nil, Welcome{Device: message.DeviceID(0x0123456789abcdef), Waiting: 3})
 		if err := theirs.conn.Flush(&queue{frames: [][]byte{w}}); err != nil {
 			t.Fatal(err)
+		}
+		if c.line.Slow() {
+			w = append([]byte{0}, w...) // a piece of lane 0
 		}
 		serverSeed, clientSeed, serverPublic, clientPublic := bytes.Repeat([]byte{0x51}, 32), bytes.Repeat([]byte{0xc1}, 32), serverKey.Public(), clientKey.Public()
 		all = append(all, handshakeVector{
@@ -186,6 +201,95 @@ func TestHandshakeVectors(t *testing.T) {
 		})
 	}
 	golden(t, "handshake", all)
+}
+
+type laneVector struct {
+	Says      string  `json:"says"`
+	Plaintext hexed   `json:"plaintext"` // of a record
+	Frames    []hexed `json:"frames"`    // that are whole with it, as they are on other lines
+}
+
+// TestLaneVectors has the records of one direction of a slow line, one after the other.
+func TestLaneVectors(t *testing.T) {
+	const size = 120
+	out, in := newLanes(), newLanes()
+	out.Met = true
+	envelope := func(counter uint64, p message.Priority, body string, change func(*message.Envelope)) []byte {
+		e := message.Envelope{
+			Kind: message.Text, Priority: p, From: "alice@server1", Device: 0x0123456789abcdef, Counter: counter,
+			Created: 1_700_000_000_000 + counter*1000, To: []message.Address{"bob@server1"}, Body: []byte(body),
+		}
+		if change != nil {
+			change(&e)
+		}
+		raw, err := e.Append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	file := func(e *message.Envelope) { e.Kind = message.File }
+	large := envelope(5, message.Bulk, string(bytes.Repeat([]byte("0123456789"), 50)), file)
+	part := Part(large[:leastPart])
+	in.Parts, out.Have = []Part{part}, haves([]Part{part})
+	var all []laneVector
+	for _, step := range []struct {
+		says string
+		put  []byte
+		wait bool // for the next step with all but one record
+	}{
+		{"the first text: all is said", AppendEnvelope(nil, Transit{}, envelope(1, message.Normal, "hello", nil)), false},
+		{"the next one: what is the same is not", AppendEnvelope(nil, Transit{}, envelope(2, message.Normal, "are you there?", nil)), false},
+		{"to others, an hour old, for the second of them", AppendEnvelope(nil, Transit{Open: 2, Age: 3600}, envelope(3, message.Normal, "dinner?", func(e *message.Envelope) {
+			e.To = []message.Address{"bob@server1", "carol@server2"}
+		})), false},
+		{"by another author, in two pieces with an ack before", slices.Concat(AppendAck(nil, &Ack{Upto: 100}), AppendEnvelope(nil, Transit{}, envelope(1, message.Normal, string(bytes.Repeat([]byte("so it is. "), 20)), func(e *message.Envelope) {
+			e.From, e.Device = "carol@server2", 9
+		}))), false},
+		{"the rest of a file that the receiver has the beginning of", AppendEnvelope(nil, Transit{}, large), true},
+		{"a text between its pieces", AppendEnvelope(nil, Transit{}, envelope(6, message.Normal, "in between", nil)), false},
+		{"a part of a file with an added field has no short form", AppendEnvelope(nil, Transit{}, envelope(7, message.Bulk, "x", func(e *message.Envelope) { e.Kind, e.Formerly = message.File, 4 })), false},
+	} {
+		for rest := step.put; len(rest) > 0; { // as pull does it
+			kind, body, more, err := Next(rest)
+			if err == nil && kind == EnvelopeFrame {
+				err = out.pack(body)
+			} else if err == nil {
+				out.Out[0].add(rest[:len(rest)-len(more)], 0)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			rest = more
+		}
+		for says := step.says; !out.empty(); says = "and on" {
+			v := laneVector{Says: says, Plaintext: out.fill(nil, size)}
+			in.Base, in.Acked = 100, message.Ranges{{First: 1, Last: 100}} // of which the ack is
+			frames, err := in.open(v.Plaintext, new(sync.Mutex))
+			if err != nil {
+				t.Fatalf("%s: %v", v.Says, err)
+			}
+			for len(frames) > 0 {
+				_, _, rest, err := Next(frames)
+				if err != nil {
+					t.Fatal(err)
+				}
+				v.Frames = append(v.Frames, hexed(frames[:len(frames)-len(rest)]))
+				frames = rest
+			}
+			if all = append(all, v); step.wait {
+				break
+			}
+		}
+	}
+	if !out.empty() {
+		t.Error("something is left")
+	}
+	golden(t, "lanes", struct {
+		Part    hexed        `json:"part"` // that the receiver has of an earlier connection
+		Sum     hexed        `json:"sum"`
+		Records []laneVector `json:"records"`
+	}{hexed(part), hexed(out.Have[0].Sum[:]), all})
 }
 
 type recordVector struct {
@@ -374,8 +478,12 @@ func TestBytesOnTheWire(t *testing.T) {
 	if n := 2 + len(AppendAck(nil, &Ack{Upto: 100})) + tagSize; n != 24 {
 		t.Errorf("an ack has %d", n)
 	}
-	for _, v := range load[[]handshakeVector](t, "handshake") {
-		if n := len(v.Message1) + len(v.Message2) + len(v.Message3) - len(v.ServerHello) - len(v.ClientHello); n != 202 {
+	for i, v := range load[[]handshakeVector](t, "handshake") {
+		want := 202
+		if i == 3 {
+			want += 7 // what it says of its line
+		}
+		if n := len(v.Message1) + len(v.Message2) + len(v.Message3) - len(v.ServerHello) - len(v.ClientHello); n != want {
 			t.Errorf("%s: %d bytes besides the hellos", v.Name, n)
 		}
 	}
