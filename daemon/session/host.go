@@ -14,6 +14,7 @@ import (
 
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/pump"
 	"github.com/noipchat/noipchat/daemon/relay"
 	"github.com/noipchat/noipchat/daemon/spool"
 	"github.com/noipchat/noipchat/daemon/transport"
@@ -128,8 +129,6 @@ func (h *Host) SetLimits(pending, sessions int) {
 func (h *Host) Stats() *Stats { return &h.stats }
 
 func (h *Host) now() int64 { return int64(time.Since(h.start)) }
-
-func (h *Host) millis() uint32 { return uint32(h.now() / int64(time.Millisecond)) }
 
 // Serve accepts from l until it is closed. Connections go on after that.
 func (h *Host) Serve(l transport.Listener) error {
@@ -289,21 +288,22 @@ func (h *Host) begin(c *wire.Conn, hello wire.ClientHello, device identity.Devic
 	key := deviceKey{user, device.ID}
 	have := h.resume(c, key)
 	s := &session{
-		host: h, id: h.lastID.Add(1), conn: c, user: user, device: device.ID, agent: hello.Agent, since: time.Now(),
-		window: hello.Window, queues: []*spool.Queue{h.sp.Queue(relay.QueueName(user, device.ID))}, count: h.counters.Device(device.ID),
+		host: h, id: h.lastID.Add(1), user: user, device: device.ID, agent: hello.Agent, since: time.Now(),
+		count: h.counters.Device(device.ID),
 	}
+	queues := []*spool.Queue{h.sp.Queue(relay.QueueName(user, device.ID))}
 	if heir, strays := h.relay.Heir(user); heir == device.ID {
-		s.queues = append(strays, s.queues...)
+		queues = append(strays, queues...)
 	}
-	s.in.first, s.in.next, s.out.first, s.out.next = 1, 1, 1, 1
-	s.eachFn = s.each
-	s.heard.Store(h.now())
 	waiting := uint64(0)
-	for _, q := range s.queues {
+	for _, q := range queues {
 		waiting += uint64(q.Info().Messages)
 	}
 	counter, sure := s.count.Mark()
-	s.control = wire.AppendWelcome(nil, wire.Welcome{Device: device.ID, Waiting: waiting, Counter: counter, Unsure: !sure, Have: have})
+	s.Flow = pump.New(c, s, pump.Options{
+		Relay: h.relay, Spool: h.sp, Ours: h.o.Window, Theirs: hello.Window, Start: h.start, Queues: queues,
+		Greeting: wire.AppendWelcome(nil, wire.Welcome{Device: device.ID, Waiting: waiting, Counter: counter, Unsure: !sure, Have: have}),
+	})
 	if c.Slow() {
 		s.over = make(chan struct{})
 	}
@@ -322,7 +322,7 @@ func (h *Host) begin(c *wire.Conn, hello wire.ClientHello, device identity.Devic
 	h.sessions[key] = s
 	h.mu.Unlock()
 	if before != nil {
-		before.end(replaced())
+		before.End(replaced())
 	}
 	h.attach(s, key)
 	h.endUnknown(hello.User, s) // what has happened since the login was checked
@@ -342,7 +342,7 @@ func (h *Host) resume(c *wire.Conn, key deviceKey) []wire.Have {
 	before := h.sessions[key]
 	h.mu.Unlock()
 	if before != nil && before.over != nil {
-		before.end(replaced())
+		before.End(replaced())
 		<-before.over
 	}
 	return c.Keep(h.parts.take(key))
@@ -354,19 +354,11 @@ func replaced() *message.Refusal {
 
 // attach makes s the pump of its queues, unless the same device has logged in
 // again meanwhile.
-func (h *Host) attach(s *session, key deviceKey) {
+func (h *Host) attach(s *session, key deviceKey, more ...*spool.Queue) {
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.sessions[key] == s {
-		for _, q := range s.queues {
-			q.Attach(s)
-		}
-	}
-	h.mu.Unlock()
-	s.mu.Lock()
-	ended := s.ended != nil
-	s.mu.Unlock()
-	if ended { // perhaps before it was attached
-		s.detach()
+		s.Attach(more...)
 	}
 }
 
@@ -381,14 +373,7 @@ func (h *Host) inherit(user message.Address) {
 	if s == nil || len(strays) == 0 {
 		return
 	}
-	s.mu.Lock()
-	for _, q := range strays {
-		if !slices.Contains(s.queues, q) {
-			s.queues = append(s.queues, q)
-		}
-	}
-	s.mu.Unlock()
-	h.attach(s, key)
+	h.attach(s, key, strays...)
 	var turn spool.Turn
 	turn.Wake(s)
 	turn.Run()
@@ -397,11 +382,9 @@ func (h *Host) inherit(user message.Address) {
 // converse is a session's goroutine.
 func (h *Host) converse(s *session, key deviceKey, source string) {
 	defer h.wg.Done()
-	s.turn.Wake(s)
-	s.turn.Run()
-	err := s.run()
+	err := s.Run()
 	if s.over != nil {
-		h.parts.put(key, s.conn.Parts())
+		h.parts.put(key, s.Conn().Parts())
 		close(s.over)
 	}
 	why := message.Defer(message.CodeIdle, 0, "the connection has ended")
@@ -412,14 +395,14 @@ func (h *Host) converse(s *session, key deviceKey, source string) {
 		why = message.Refuse(message.CodeProtocol, "%s", wire.Clean(err.Error(), message.MaxReason))
 		h.o.Log.Warn("a device broke the protocol", "session", s.id, "user", string(s.user), "device", s.device.String(), "source", source, "reason", err)
 	}
-	s.end(why)
+	s.End(why)
 	h.mu.Lock()
 	if h.sessions[key] == s {
 		delete(h.sessions, key)
 	}
 	h.mu.Unlock()
 	h.inherit(s.user) // its queue, if the device was removed
-	h.o.Log.Debug("a session ends", "session", s.id, "user", string(s.user), "reason", reason(err), "because", s.ended.Error())
+	h.o.Log.Debug("a session ends", "session", s.id, "user", string(s.user), "reason", reason(err), "because", s.Ended().Error())
 }
 
 // refresh tells the relay of a user's devices as they are now.
@@ -457,9 +440,9 @@ func (h *Host) endUnknown(name string, sessions ...*session) {
 		i := slices.IndexFunc(account.Devices, func(d identity.Device) bool { return d.ID == s.device })
 		switch {
 		case !ok || account.Disabled || i < 0:
-			s.end(message.Refuse(message.CodeRemoved, "the account or this device is no more"))
+			s.End(message.Refuse(message.CodeRemoved, "the account or this device is no more"))
 		case account.Devices[i].Suspended != "":
-			s.end(message.Refuse(message.CodeSuspended, "this device is suspended: %s", account.Devices[i].Suspended))
+			s.End(message.Refuse(message.CodeSuspended, "this device is suspended: %s", account.Devices[i].Suspended))
 		}
 	}
 }
@@ -489,13 +472,13 @@ func (h *Host) Watch(ctx context.Context) error {
 		}
 		limit := h.now() - int64(h.o.Idle)
 		for _, s := range h.snapshot() {
-			_, wrote := s.conn.Bytes()
+			_, wrote := s.Conn().Bytes()
 			if wrote != s.wrote { // data is under way, and may take long
 				s.wrote = wrote
 				continue
 			}
-			if s.heard.Load() < limit && !s.conn.Transport().Properties().Quiet() {
-				s.end(message.Defer(message.CodeIdle, 0, "nothing was heard for %v", h.o.Idle))
+			if s.Heard() < limit && !s.Conn().Transport().Properties().Quiet() {
+				s.End(message.Defer(message.CodeIdle, 0, "nothing was heard for %v", h.o.Idle))
 			}
 		}
 	}
@@ -515,7 +498,7 @@ func (h *Host) Close(why *message.Refusal) {
 		c.Close()
 	}
 	for _, s := range h.snapshot() {
-		s.end(why)
+		s.End(why)
 	}
 	h.wg.Wait()
 }
@@ -530,7 +513,7 @@ type Info struct {
 	Since          time.Time
 	Silent         time.Duration
 	Read, Written  uint64 // bytes
-	Traffic        Traffic
+	Traffic        pump.Traffic
 	Unacked, Waits int // envelopes given and not acked; waiting in its queues
 }
 
@@ -538,16 +521,14 @@ type Info struct {
 func (h *Host) Sessions() []Info {
 	var all []Info
 	for _, s := range h.snapshot() {
+		remote := s.Conn().Transport().RemoteAddr()
 		i := Info{
-			ID: s.id, User: s.user, Device: s.device, Agent: s.agent,
-			Kind: s.conn.Transport().RemoteAddr().Network(), Remote: s.conn.Transport().RemoteAddr().String(),
-			Since: s.since, Silent: time.Duration(h.now() - s.heard.Load()),
+			ID: s.id, User: s.user, Device: s.device, Agent: s.agent, Kind: remote.Network(), Remote: remote.String(),
+			Since: s.since, Silent: time.Duration(h.now() - s.Heard()),
 		}
-		i.Read, i.Written = s.conn.Bytes()
-		s.mu.Lock()
-		i.Traffic, i.Unacked = s.total, int(s.out.next-s.out.first)
-		s.mu.Unlock()
-		for _, q := range s.queues {
+		i.Read, i.Written = s.Conn().Bytes()
+		i.Traffic, i.Unacked = s.Totals()
+		for _, q := range s.Queues() {
 			i.Waits += q.Info().Messages
 		}
 		all = append(all, i)
@@ -573,7 +554,7 @@ func (h *Host) Online(user message.Address, device message.DeviceID) bool {
 func (h *Host) End(id uint64, why *message.Refusal) bool {
 	for _, s := range h.snapshot() {
 		if s.id == id {
-			s.end(why)
+			s.End(why)
 			return true
 		}
 	}
