@@ -184,7 +184,7 @@ func (s *Store) takePart(a *arriving, number uint64, after bool, data []byte) (w
 func (s *Store) openPart(a *arriving) error {
 	path := s.filePath(a.seq)
 	var st syscall.Statfs_t
-	if err := syscall.Statfs(filepath.Dir(s.path), &st); err == nil && int64(st.Bavail)*st.Bsize < spareBytes {
+	if err := syscall.Statfs(filepath.Dir(s.path), &st); err == nil && int64(st.Bavail)*int64(st.Bsize) < spareBytes {
 		return fmt.Errorf("%w: %d MiB are left to texts", ErrNoSpace, spareBytes>>20)
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)

@@ -13,10 +13,13 @@ import (
 //
 //	in hand ──▶ committing ──▶ durable        and, whatever of these it is:
 //	waiting ──▶ given to the pump ──▶ done ──▶ forgotten
+//	   ▲                 │
+//	   └──── resting ◀───┘
 type Entry struct {
 	// fixed
 	seq   uint64 // rises in the spool; with the queue it names the entry on disk
 	lane  uint8
+	tries uint8  // how often it has rested; guarded by the queue's mu
 	size  uint32 // of the envelope, bytes
 	born  uint32 // steady seconds when its age was 0; a jump of the clock moves it, under mu
 	life  uint32 // seconds of age at which it expires
@@ -31,6 +34,8 @@ type Entry struct {
 	rec   uint32     // bytes of its record
 	since int64      // when it came, nanoseconds since the start
 	flags flags
+	due   uint32 // steady seconds at which it has rested enough
+	open  uint64 // see Open
 }
 
 type flags uint8
@@ -43,10 +48,14 @@ const (
 	forgotten                    // and not for the disk
 	shadow                       // a repeat of a durable one, which the pump had already
 	refusing                     // could not be committed; to be refused when its outcome is known
+	resting                      // not for the pump until it is due
 )
 
 // ID returns the envelope's id, zero unless it is on disk.
 func (e *Entry) ID() message.ID { return e.id }
+
+// Owner returns who is to be told, and with which token; nil after a recovery.
+func (e *Entry) Owner() (Owner, uint64) { return e.owner, e.token }
 
 // Priority is the envelope's.
 func (e *Entry) Priority() message.Priority { return message.Priority(e.lane) }
@@ -63,6 +72,8 @@ type Queue struct {
 	pump     Pump
 	lanes    [message.Priorities]lane
 	ids      map[message.ID]struct{} // of durable entries and those being committed
+	authors  map[author]*Entry       // of all entries, once somebody has asked
+	wakes    uint32                  // steady seconds at which the first of the resting is due; 0: none rests
 	count    int                     // entries that are not done
 	bytes    int64                   // of their envelopes
 	unacked  int                     // entries in hand that the sweeper looks after
@@ -98,6 +109,7 @@ type Put struct {
 	Life     uint32 // seconds; 0 or more than the spool's: the spool's
 	Owner    Owner
 	Token    uint64
+	Open     uint64 // the receivers that it is for, where there may be several: see Queue.Narrow
 }
 
 // Put takes responsibility for an envelope, or tells the owner at once that it
@@ -117,7 +129,7 @@ func (q *Queue) Put(t *Turn, p Put) {
 	now := t.now(sp)
 	e := &Entry{
 		lane: laneOf(p.Priority), size: uint32(size), life: p.Life, born: sp.steadyAt(now) - p.Age,
-		owner: p.Owner, token: p.Token, raw: p.Raw, since: now,
+		owner: p.Owner, token: p.Token, raw: p.Raw, since: now, open: p.Open,
 	}
 	q.mu.Lock()
 	if no := q.refuseLocked(int64(size), p.Priority); no != nil {
@@ -129,6 +141,9 @@ func (q *Queue) Put(t *Turn, p Put) {
 	e.seq = sp.seq.Add(1)
 	l := &q.lanes[e.lane]
 	l.push(e)
+	if q.authors != nil {
+		q.authors[q.authorLocked(e)] = e
+	}
 	q.count++
 	q.bytes += int64(size)
 	sp.bytes.Add(int64(size))
@@ -282,7 +297,7 @@ func (q *Queue) Next(p Pump, room int, below message.Priority) (e *Entry, raw []
 		l := &q.lanes[i]
 		for l.next < len(l.ents) {
 			e := l.ents[l.next]
-			if e.flags&done != 0 {
+			if e.flags&(done|given|resting) != 0 {
 				l.next++
 				continue
 			}
@@ -309,7 +324,7 @@ func (q *Queue) Waits(below message.Priority) bool {
 	for i := range q.lanes[:below] {
 		l := &q.lanes[i]
 		for ; l.next < len(l.ents); l.next++ {
-			if l.ents[l.next].flags&done == 0 {
+			if l.ents[l.next].flags&(done|given|resting) == 0 {
 				return true
 			}
 		}
@@ -330,16 +345,23 @@ func (q *Queue) endLocked(e *Entry) {
 		q.unacked--
 	}
 	e.flags |= done
+	if q.authors != nil {
+		delete(q.authors, q.authorLocked(e))
+	}
 	q.count--
 	q.bytes -= int64(e.size)
 	q.sp.bytes.Add(-int64(e.size))
 	q.sp.waiting.Add(-1)
 }
 
-// Done ends an entry that the pump's far end has acked, and tells its owner, if
-// he hasn't been told Held. If he has, owed is true: the caller sees to a
-// receipt, and calls Forget when that is safe; e.Raw is there until then.
-func (q *Queue) Done(t *Turn, e *Entry) (owed bool) {
+// Done ends an entry that a device has: DoneAs Delivered.
+func (q *Queue) Done(t *Turn, e *Entry) (owed bool) { return q.DoneAs(t, e, message.Delivered) }
+
+// DoneAs ends an entry that the pump's far end has acked, and tells its owner its
+// state, if he hasn't been told Held. If he has, owed is true: the caller sees to a
+// receipt, if there is to be one, and calls Forget when that is safe; e.Raw is there
+// until then.
+func (q *Queue) DoneAs(t *Turn, e *Entry, state message.State) (owed bool) {
 	q.mu.Lock()
 	if e.flags&done != 0 {
 		q.mu.Unlock()
@@ -366,7 +388,7 @@ func (q *Queue) Done(t *Turn, e *Entry) (owed bool) {
 	q.sp.stats.HandDone.Add(1)
 	if hand {
 		q.sp.dropHand(int(e.size))
-		e.owner.Settled(t, e.token, message.Delivered, nil)
+		e.owner.Settled(t, e.token, state, nil)
 	}
 	return false
 }

@@ -20,7 +20,8 @@ import (
 const (
 	recordHead = 12
 	headerSize = 64
-	maxPayload = message.MaxEnvelope + 512 + maxShare*(maxQueueName+16)
+	maxRaw     = message.MaxEnvelope + message.MaxPassage
+	maxPayload = maxRaw + 512 + maxShare*(maxQueueName+16)
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -212,7 +213,7 @@ func (s *shareRecord) parse(payload []byte) error {
 
 // cutEnvelope splits the end of a record: an envelope behind its id.
 func cutEnvelope(b []byte) (id message.ID, raw []byte, err error) {
-	if len(b) <= len(id) || len(b) > len(id)+message.MaxEnvelope {
+	if len(b) <= len(id) || len(b) > len(id)+maxRaw {
 		return id, nil, fmt.Errorf("%w: an envelope of %d bytes", ErrDamaged, len(b)-len(id))
 	}
 	return message.ID(b), b[len(id):], nil

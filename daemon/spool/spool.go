@@ -46,6 +46,10 @@ type Options struct {
 
 	Log *slog.Logger
 
+	// Envelope returns the envelope that is in what a queue was given: all of it, unless
+	// there is something before it, as in the queues for servers.
+	Envelope func(queue string, raw []byte) []byte
+
 	// Expired is told of an entry that has waited too long, with no lock held. It
 	// sees to the bounce, and calls Forget when that is safe. Raw has the envelope.
 	Expired func(t *Turn, q *Queue, e *Entry)
@@ -90,6 +94,9 @@ func (o *Options) setDefaults() {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Envelope == nil {
+		o.Envelope = func(_ string, raw []byte) []byte { return raw }
+	}
 }
 
 // Spool is all queues of a server.
@@ -118,6 +125,7 @@ type Spool struct {
 	queues   map[string]*Queue
 
 	shift  atomic.Int64  // seconds that the clock has jumped since zero
+	rested atomic.Uint32 // when the first entry has rested enough, in steady seconds
 	expiry atomic.Uint32 // when the first entry expires, in steady seconds
 	calm   atomic.Int64  // when the clock last jumped, nanoseconds since the start
 
@@ -165,6 +173,7 @@ func Open(dir string, o Options) (*Spool, error) {
 	sp.handFree.L = &sp.handMu
 	sp.SetLimits(Limits{o.Quota, o.Total, o.Hand, o.MaxAge})
 	sp.expiry.Store(^uint32(0))
+	sp.rested.Store(^uint32(0))
 	for _, sub := range []string{"", "journal", "queues", "refused"} {
 		if err := durable.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("opening the spool: %w", err)

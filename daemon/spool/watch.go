@@ -41,6 +41,12 @@ func (sp *Spool) watch(ctx context.Context) {
 		} else {
 			next = min(next, wait)
 		}
+		if wait := time.Duration(int64(sp.rested.Load())-int64(sp.steady())) * time.Second; wait <= 0 {
+			sp.wakeRested()
+			next = min(next, time.Second)
+		} else {
+			next = min(next, wait)
+		}
 		if sp.full.Load() || !sp.hasReserve() {
 			if now.Sub(lastRoom) >= roomCheck {
 				lastRoom = now

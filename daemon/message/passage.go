@@ -1,0 +1,197 @@
+package message
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"fmt"
+	"strings"
+)
+
+// Passage is what goes with an envelope from server to server, and what each of them
+// may change; with what its home says for those who don't get it from the home itself.
+type Passage struct {
+	Hops       uint8    // servers that it may still cross after the next one
+	Path       []string // servers that it has crossed, its home first
+	Proof      Proof    // that its home has sent it; zero: none
+	Unverified bool     // its home's key isn't known: for the receiver's device
+}
+
+// Bounds of a Passage.
+const (
+	MaxPath    = 16
+	MaxPassage = 2 << 10 // bytes
+)
+
+// The keys of a passage's map.
+const (
+	keyHops = 1 + iota
+	keyPath
+	keySignature
+	keySiblings
+	keyUnverified
+)
+
+// AppendMap appends the map that is the end of an envelope's frame.
+func (p *Passage) AppendMap(b []byte) []byte {
+	n := 0
+	for _, there := range []bool{p.Hops > 0, len(p.Path) > 0, p.Proof.Signature != nil, len(p.Proof.Siblings) > 0, p.Unverified} {
+		if there {
+			n++
+		}
+	}
+	b = AppendMap(b, n)
+	if p.Hops > 0 {
+		b = AppendUint(append(b, keyHops), uint64(p.Hops))
+	}
+	if len(p.Path) > 0 {
+		b = AppendString(append(b, keyPath), strings.Join(p.Path, " "))
+	}
+	if p.Proof.Signature != nil {
+		b = AppendBytes(append(b, keySignature), p.Proof.Signature)
+	}
+	if len(p.Proof.Siblings) > 0 {
+		b = AppendBytes(append(b, keySiblings), p.Proof.Siblings)
+	}
+	if p.Unverified {
+		b = append(b, keyUnverified, 1)
+	}
+	return b
+}
+
+// Field reads a value of the map, for Reader.Fields. Bytes are shared.
+func (p *Passage) Field(r *Reader, key uint64) bool {
+	switch key {
+	case keyHops:
+		if p.Hops = uint8(r.Uint(255)); p.Hops == 0 && r.err == nil {
+			r.Fail("0 hops are not said")
+		}
+	case keyPath:
+		p.Path = strings.Split(r.String(MaxPath*(MaxName+1)), " ")
+		if len(p.Path) > MaxPath {
+			r.Fail("a path of %d servers", len(p.Path))
+		}
+		for _, name := range p.Path {
+			if err := CheckName(name); err != nil && r.err == nil {
+				r.Fail("path: %v", err)
+			}
+		}
+	case keySignature:
+		if p.Proof.Signature = r.Bytes(ed25519.SignatureSize); len(p.Proof.Signature) != ed25519.SignatureSize && r.err == nil {
+			r.Fail("a signature of %d bytes", len(p.Proof.Signature))
+		}
+	case keySiblings:
+		p.Proof.Siblings = r.Bytes(maxSiblings * siblingSize)
+		if n := len(p.Proof.Siblings); r.err == nil && (n == 0 || n%siblingSize != 0 || p.Proof.Signature == nil) {
+			r.Fail("siblings of %d bytes", n)
+		}
+	case keyUnverified:
+		if p.Unverified = true; r.Uint(1) == 0 && r.err == nil {
+			r.Fail("it is not said that it is verified")
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+// Pack makes what waits for a server: an envelope with its passage and the receivers
+// that this copy is for (bit i is To[i]; 0: all).
+func Pack(p *Passage, open uint64, envelope []byte) []byte {
+	b := make([]byte, 0, len(envelope)+64)
+	b = p.AppendMap(AppendUint(b, open))
+	return append(b, envelope...)
+}
+
+// Unpack splits what Pack made. Bytes are shared.
+func Unpack(packed []byte) (p Passage, open uint64, envelope []byte, err error) {
+	r := NewReader(packed)
+	open = r.Uint(1<<64 - 1)
+	r.Fields(func(key uint64) bool { return p.Field(&r, key) })
+	if err := r.Err(); err != nil {
+		return p, 0, nil, fmt.Errorf("what waits for a server: %w", err)
+	}
+	return p, open, r.Rest(), nil
+}
+
+// Proof shows that an envelope's home has sent it: the home's signature over the root
+// of a tree of hashes of what left together (as in RFC 6962, section 2.1), and the way
+// from the envelope's leaf to the root.
+type Proof struct {
+	Signature []byte // Ed25519; nil: there is none
+	Siblings  []byte // for each step up one byte, 0 if the sibling is on the left, and 32 of its hash
+}
+
+const (
+	siblingSize = 1 + sha256.Size
+	maxSiblings = 8 // a tree of 256
+)
+
+// MaxTogether is how many envelopes one signature covers.
+const MaxTogether = 1 << maxSiblings
+
+// proofOf is what a home signs, followed by the root.
+const proofOf = "noipchat origin"
+
+type hash = [sha256.Size]byte
+
+func leaf(envelope []byte) hash {
+	h := sha256.New()
+	h.Write([]byte{0})
+	h.Write(envelope)
+	return hash(h.Sum(nil))
+}
+
+func node(left, right hash) hash {
+	return sha256.Sum256(append(append([]byte{1}, left[:]...), right[:]...))
+}
+
+// Prove signs up to MaxTogether envelopes at once, and returns a proof for each.
+func Prove(key ed25519.PrivateKey, envelopes [][]byte) []Proof {
+	proofs := make([]Proof, len(envelopes))
+	level := make([]hash, len(envelopes))
+	where := make([]int, len(envelopes))
+	for i, e := range envelopes {
+		level[i], where[i] = leaf(e), i
+	}
+	for len(level) > 1 {
+		next := make([]hash, 0, (len(level)+1)/2)
+		for i := 0; i < len(level); i += 2 {
+			if i+1 == len(level) {
+				next = append(next, level[i])
+			} else {
+				next = append(next, node(level[i], level[i+1]))
+			}
+		}
+		for i := range proofs {
+			at := where[i]
+			if sibling := at ^ 1; sibling < len(level) {
+				side := byte(1)
+				if sibling < at {
+					side = 0
+				}
+				proofs[i].Siblings = append(append(proofs[i].Siblings, side), level[sibling][:]...)
+			}
+			where[i] = at / 2
+		}
+		level = next
+	}
+	signature := ed25519.Sign(key, append([]byte(proofOf), level[0][:]...))
+	for i := range proofs {
+		proofs[i].Signature = signature
+	}
+	return proofs
+}
+
+// Root is what the signature of a proof must be over, for this envelope: the bytes to
+// verify. Of envelopes that left together it is the same.
+func (p *Proof) Root(envelope []byte) []byte {
+	h := leaf(envelope)
+	for s := p.Siblings; len(s) >= siblingSize; s = s[siblingSize:] {
+		if sibling := hash(s[1:siblingSize]); s[0] == 0 {
+			h = node(sibling, h)
+		} else {
+			h = node(h, sibling)
+		}
+	}
+	return append([]byte(proofOf), h[:]...)
+}

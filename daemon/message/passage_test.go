@@ -1,0 +1,87 @@
+package message
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"fmt"
+	"testing"
+)
+
+func TestPassage(t *testing.T) {
+	for _, want := range []Passage{
+		{},
+		{Hops: 9, Path: []string{"server1"}},
+		{Hops: 255, Path: []string{"a", "b", "c"}, Unverified: true},
+		{Path: []string{"a"}, Proof: Proof{Signature: make([]byte, 64)}},
+		{Proof: Proof{Signature: make([]byte, 64), Siblings: make([]byte, 3*siblingSize)}},
+	} {
+		packed := Pack(&want, 5, []byte("envelope"))
+		have, open, envelope, err := Unpack(packed)
+		if err != nil || open != 5 || string(envelope) != "envelope" || fmt.Sprint(have) != fmt.Sprint(want) {
+			t.Errorf("%+v came as %+v, %d, %q, %v", want, have, open, envelope, err)
+		}
+	}
+}
+
+// TestProof: each of what left together can be verified by itself, and nothing else can.
+func TestProof(t *testing.T) {
+	public, key, _ := ed25519.GenerateKey(nil)
+	for n := 1; n <= 70; n++ {
+		var all [][]byte
+		for i := range n {
+			all = append(all, fmt.Append(nil, "envelope ", i))
+		}
+		for i, p := range Prove(key, all) {
+			root := p.Root(all[i])
+			if !ed25519.Verify(public, root, p.Signature) {
+				t.Fatalf("%d of %d is not proven", i, n)
+			}
+			other := p.Root([]byte("another one"))
+			if bytes.Equal(root, other) || ed25519.Verify(public, other, p.Signature) {
+				t.Fatalf("%d of %d proves another one", i, n)
+			}
+			if len(p.Siblings) > 0 {
+				p.Siblings[5] ^= 1
+				if ed25519.Verify(public, p.Root(all[i]), p.Signature) {
+					t.Fatalf("%d of %d is proven by another way", i, n)
+				}
+				p.Siblings[5] ^= 1
+			}
+		}
+	}
+}
+
+func FuzzUnpack(f *testing.F) {
+	f.Add(Pack(&Passage{Hops: 3, Path: []string{"a", "b"}, Proof: Proof{Signature: make([]byte, 64), Siblings: make([]byte, siblingSize)}}, 3, []byte("e")))
+	f.Add(Pack(&Passage{Unverified: true}, 0, nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, open, envelope, err := Unpack(b)
+		if err == nil && !bytes.Equal(Pack(&p, open, envelope), b) {
+			// Keys that we don't know are skipped, from 64 on.
+			if q, _, _, err := Unpack(Pack(&p, open, envelope)); err != nil || fmt.Sprint(q) != fmt.Sprint(p) {
+				t.Errorf("%x became %+v, %v", b, q, err)
+			}
+		}
+	})
+}
+
+func BenchmarkProof(b *testing.B) {
+	public, key, _ := ed25519.GenerateKey(nil)
+	all := make([][]byte, 64)
+	for i := range all {
+		all[i] = bytes.Repeat([]byte{byte(i)}, 1024)
+	}
+	b.Run("sign/64", func(b *testing.B) {
+		for b.Loop() {
+			Prove(key, all)
+		}
+	})
+	proofs := Prove(key, all)
+	b.Run("verify", func(b *testing.B) {
+		for b.Loop() {
+			if !ed25519.Verify(public, proofs[3].Root(all[3]), proofs[3].Signature) {
+				b.Fatal("not proven")
+			}
+		}
+	})
+}

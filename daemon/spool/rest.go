@@ -1,0 +1,184 @@
+package spool
+
+import (
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/message"
+)
+
+// Rest takes an entry back that the pump was given: its far end has it, but has to
+// answer for it longer than that, or did not want it yet. It isn't offered again
+// before a time, or before WakeAll.
+func (q *Queue) Rest(e *Entry, wait time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if e.flags&done != 0 {
+		return
+	}
+	e.flags = e.flags&^given | resting
+	e.tries = min(e.tries, 254) + 1
+	e.due = q.sp.steady() + uint32(wait/time.Second)
+	if e.flags&isDurable != 0 {
+		e.raw = nil
+		q.sp.expireAt(e)
+	}
+	if q.wakes == 0 || e.due < q.wakes {
+		q.wakes = e.due
+	}
+	for {
+		first := q.sp.rested.Load()
+		if e.due >= first {
+			return
+		}
+		if q.sp.rested.CompareAndSwap(first, e.due) {
+			nudge(q.sp.stirred)
+			return
+		}
+	}
+}
+
+// Tries tells how often an entry has rested.
+func (q *Queue) Tries(e *Entry) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return int(e.tries)
+}
+
+// WakeAll offers what rests at once: there is another way, say.
+func (q *Queue) WakeAll(t *Turn) { q.wake(t, ^uint32(0)) }
+
+// wake offers what has rested until now, and returns when the next one has; 0: none
+// rests.
+func (q *Queue) wake(t *Turn, now uint32) (next uint32) {
+	q.mu.Lock()
+	woken := false
+	q.wakes = 0
+	for i := range q.lanes {
+		l := &q.lanes[i]
+		for _, e := range l.ents[l.head:] {
+			switch {
+			case e.flags&(done|resting) != resting:
+			case e.due <= now:
+				e.flags &^= resting
+				woken = true
+			case q.wakes == 0 || e.due < q.wakes:
+				q.wakes = e.due
+			}
+		}
+		if woken {
+			l.next = l.head
+		}
+	}
+	pump, next := q.pump, q.wakes
+	q.mu.Unlock()
+	if woken && pump != nil {
+		t.Wake(pump)
+	}
+	return next
+}
+
+// wakeRested does that for all queues.
+func (sp *Spool) wakeRested() {
+	now := sp.steady()
+	sp.rested.Store(^uint32(0))
+	var turn Turn
+	first := ^uint32(0)
+	for _, q := range sp.Queues() {
+		q.mu.Lock()
+		due, some := q.wakes, q.wakes != 0
+		q.mu.Unlock()
+		if some && due <= now {
+			due = q.wake(&turn, now)
+		}
+		if due != 0 {
+			first = min(first, due)
+		}
+	}
+	turn.Run()
+	for {
+		old := sp.rested.Load()
+		if first >= old || sp.rested.CompareAndSwap(old, first) {
+			return
+		}
+	}
+}
+
+// Narrow takes receivers out of those that an entry is for, and returns those that are
+// left: with none, it is to be ended. What is narrowed is so until the next start.
+func (q *Queue) Narrow(e *Entry, receivers uint64) (left uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	e.open &^= receivers
+	return e.open
+}
+
+// Open returns the receivers that an entry is still for; 0 also if nobody has said.
+func (q *Queue) Open(e *Entry) uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return e.open
+}
+
+// SetOpen says whom an entry is for that was recovered.
+func (q *Queue) SetOpen(e *Entry, open uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if e.open == 0 {
+		e.open = open
+	}
+}
+
+// author is who has written an envelope: a device, and its number there.
+type author struct {
+	device  message.DeviceID
+	counter uint64
+}
+
+// ByAuthor returns the entry with an envelope that a device has written under this
+// number, nil if there is none; and the bytes that were put. The first question reads all
+// that waits in the queue.
+func (q *Queue) ByAuthor(device message.DeviceID, counter uint64) (e *Entry, raw []byte) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.authors == nil {
+		q.authors = map[author]*Entry{}
+		for i := range q.lanes {
+			l := &q.lanes[i]
+			for _, e := range l.ents[l.head:] {
+				if e.flags&done == 0 {
+					q.authors[q.authorLocked(e)] = e
+				}
+			}
+		}
+	}
+	if e = q.authors[author{device, counter}]; e == nil {
+		return nil, nil
+	}
+	if raw = e.raw; raw == nil {
+		raw, _ = q.readLocked(e)
+	}
+	return e, raw
+}
+
+func (q *Queue) authorLocked(e *Entry) author {
+	raw := e.raw
+	if raw == nil {
+		var err error
+		if raw, err = q.readLocked(e); err != nil {
+			return author{}
+		}
+	}
+	var env message.Envelope
+	if env.ParseHead(q.sp.o.Envelope(q.name, raw)) != nil {
+		return author{}
+	}
+	return author{env.Device, env.Counter}
+}
+
+// End ends an entry of which somebody has told what became of it, whether the pump was
+// given it or not, and tells its owner, if he hasn't been told Held.
+func (q *Queue) End(t *Turn, e *Entry, state message.State) {
+	if q.DoneAs(t, e, state) {
+		q.Forget(e)
+	}
+}
