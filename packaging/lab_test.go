@@ -132,7 +132,7 @@ func TestService(t *testing.T) {
 			h.configure(strings.Split(house, "[[interface]]\nbind = \"[::]")[0])
 			h.want(connect+"systemctl reload noipchat; connect 127.0.0.1 10005; connect ::1 10001; connect 127.0.0.1 10001", "10005 down\n10001 down\n10001 up")
 			h.configure(house)
-			h.want(connect+"systemctl reload noipchat; connect ::1 10001; systemctl restart noipchat; connect ::1 10001; connect 127.0.0.1 10001; systemctl --failed --no-legend | wc -l",
+			h.want(connect+"systemctl reload noipchat; connect ::1 10001; systemctl restart noipchat; connect ::1 10001; connect 127.0.0.1 10001; systemctl list-units --failed --no-legend 'noipchat*' | wc -l",
 				"10001 up\n10001 up\n10001 up\n0")
 			// One unit stops and starts it all.
 			h.want(connect+"systemctl stop noipchat.socket noipchat.service; connect 127.0.0.1 10001; systemctl start noipchat.socket; connect 127.0.0.1 10001; noipctl status >/dev/null && systemctl is-active noipchat",
@@ -142,17 +142,17 @@ func TestService(t *testing.T) {
 			h.want(connect+"! systemctl restart noipchat 2>&1; for i in $(seq 40); do connect 127.0.0.1 10001; done | sort | uniq -c; noipctl --timeout 20s status 2>&1; systemctl is-active noipchat.socket noipchat-tcp-0.0.0.0:10001.socket",
 				"40 10001 up", "went away", "active\nactive")
 			h.configure(house)
-			h.want(connect+"until systemctl start noipchat; do sleep 0.2; done; connect 127.0.0.1 10001; noipctl status; systemctl --failed --no-legend | wc -l; journalctl -u 'noipchat*.socket' | grep -c 'rigger limit' || true",
+			h.want(connect+"until systemctl start noipchat; do sleep 0.2; done; connect 127.0.0.1 10001; noipctl status; systemctl list-units --failed --no-legend 'noipchat*' | wc -l; journalctl -u 'noipchat*.socket' | grep -c 'rigger limit' || true",
 				"10001 up", "listening tcp [::]:10001", "\n0\n0")
 			// Only systemd can open a port below 1024.
 			h.configure(house + "[[interface]]\nbind = \"127.0.0.1:443\"\n")
 			h.want(connect+`! noipctl reload 2>&1
 systemctl daemon-reload && systemctl stop noipchat.socket noipchat.service && systemctl start noipchat.socket noipchat.service
-connect 127.0.0.1 443; connect 127.0.0.1 10001; systemctl --failed --no-legend | wc -l`,
+connect 127.0.0.1 443; connect 127.0.0.1 10001; systemctl list-units --failed --no-legend 'noipchat*' | wc -l`,
 				"permission denied: systemd must open a port below 1024: systemctl daemon-reload && systemctl stop noipchat.socket noipchat.service && systemctl start", "443 up\n10001 up\n0")
 			// As the manual says, nothing is left of one that goes.
 			h.configure(house)
-			h.want("noipctl reload && systemctl daemon-reload && systemctl stop noipchat-tcp-127.0.0.1:443.socket; systemctl reset-failed 'noipchat-*'; systemctl restart noipchat; systemctl list-units --all --no-legend 'noipchat*' | wc -l; systemctl --failed --no-legend | wc -l",
+			h.want("noipctl reload && systemctl daemon-reload && systemctl stop noipchat-tcp-127.0.0.1:443.socket; systemctl reset-failed 'noipchat-*'; systemctl restart noipchat; systemctl list-units --all --no-legend 'noipchat*' | wc -l; systemctl list-units --failed --no-legend 'noipchat*' | wc -l",
 				"4\n0")
 			// Its group may administer.
 			h.want("useradd -G noipchat-admin carol && setpriv --reuid=carol --regid=carol --init-groups noipctl status", "listening")
