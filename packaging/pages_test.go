@@ -137,7 +137,9 @@ func read(t *testing.T, path string) string {
 func TestConfigurationManual(t *testing.T) {
 	page := strings.ReplaceAll(read(t, "man/noipchat.toml.5"), `\(dq`, `"`)
 	c := config.Default()
-	defaults := map[string]string{"interface.kind": ` = "tcp"`}
+	defaults := map[string]string{ // of what Default has none of
+		"interface.kind": ` = "tcp"`, "peer.link.kind": ` = "tcp"`, "peer.link.timeout": ` = "15s"`, "peer.link.cost": " = 10",
+	}
 	for _, v := range c.Values() {
 		if v.Key != "name" {
 			defaults[v.Key] = " = " + v.Text

@@ -38,6 +38,7 @@ func (l *loader) check() {
 	if len(c.Interfaces) == 0 && !l.partial && !l.wrong["interface"] {
 		l.fail(top, "interface", minimalFile, "an [[interface]] is missing: there must be at least one")
 	}
+	l.checkPeers()
 	if at, ok := l.given("metrics.listen"); ok && c.Metrics.Listen != "" {
 		l.listen(&c.Metrics.Listen, at, "metrics.listen", used)
 	}
@@ -95,14 +96,22 @@ func (l *loader) checkInterface(in *Interface, key string, used claims) {
 }
 
 func (l *loader) checkPath(path string, at place, key string, used claims) {
-	switch {
-	case !cleanPath(path):
-		l.fail(at, key, "", "interface.bind is %.120q; for kind \"unix\" it must be an absolute path without . or ..", path)
-	case len(path) > maxSocketPath:
-		l.fail(at, key, "", "interface.bind is a path of %d bytes, must have at most %d", len(path), maxSocketPath)
-	default:
+	if l.socketPath(path, at, key) {
 		l.claim(claim{path, at}, key, used, path)
 	}
+}
+
+// socketPath checks the path of a Unix socket.
+func (l *loader) socketPath(path string, at place, key string) bool {
+	switch {
+	case !cleanPath(path):
+		l.fail(at, key, "", "%s is %.120q; for kind \"unix\" it must be an absolute path without . or ..", plain(key), path)
+	case len(path) > maxSocketPath:
+		l.fail(at, key, "", "%s is a path of %d bytes, must have at most %d", plain(key), len(path), maxSocketPath)
+	default:
+		return true
+	}
+	return false
 }
 
 // listen checks an address that we will listen on, and writes it canonically.
@@ -190,6 +199,7 @@ func logFile(path string) bool { return cleanPath(path) && strings.HasPrefix(pat
 // cleanPath tells if a path is absolute, has one spelling and nothing that a
 // terminal would act on.
 func cleanPath(path string) bool {
-	control := func(r rune) bool { return r < ' ' || r == 0x7f }
 	return filepath.IsAbs(path) && filepath.Clean(path) == path && !strings.ContainsFunc(path, control)
 }
+
+func control(r rune) bool { return r < ' ' || r == 0x7f }

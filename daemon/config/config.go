@@ -30,6 +30,13 @@ type Config struct {
 	Log     string `toml:"log" change:"cold"`                   // "journal", "stderr", or a file below /var/log/noipchat
 
 	Interfaces []Interface `toml:"interface" change:"hot"` // at least one
+	Peers      []Peer      `toml:"peer" change:"hot"`
+
+	Federation struct {
+		Unknown    string `toml:"unknown" oneof:"refuse ask accept" change:"hot"` // servers that dial in and are no peer
+		Unverified string `toml:"unverified" oneof:"mark refuse" change:"hot"`    // mail from a home whose key is unknown
+		FloodQuota Size   `toml:"flood_quota" range:"64KiB..16TiB" change:"hot"`  // copies kept for destinations without a route; per origin a tenth
+	} `toml:"federation"`
 
 	Register struct {
 		Mode string `toml:"mode" oneof:"closed invite open" change:"hot"` // who may make an account
@@ -75,6 +82,31 @@ type Interface struct {
 	Public []string `toml:"public" change:"hot"`
 }
 
+// Peer is a known server. No two have the same name, or the same key.
+type Peer struct {
+	Name    string   `toml:"name" change:"hot"`    // message.CheckName, and not ours
+	Key     string   `toml:"key" change:"hot"`     // identity.ParsePublicKey takes it; "": the first one seen
+	Reaches []string `toml:"reaches" change:"hot"` // names of servers behind it, none of which has links here
+	Links   []Link   `toml:"link" change:"hot"`    // none: it dials us
+}
+
+// Link is a way to reach a peer. No two of a peer are the same. Addresses are kept
+// in their canonical spelling.
+type Link struct {
+	Kind    string   `toml:"kind" oneof:"tcp unix exec" change:"hot"` // "tcp" when left out
+	Local   string   `toml:"local" change:"hot"`                      // the IP address to connect from, of remote's family; "": the system chooses
+	Remote  string   `toml:"remote" change:"hot"`                     // "ip:port"; for kind "unix", an absolute path; for "exec", ""
+	Command []string `toml:"command" change:"hot"`                    // the argv for kind "exec", whose stdin and stdout are the stream; else none
+	Timeout Duration `toml:"timeout" range:"0s..52w" change:"hot"`    // without traffic, after which it is closed: 1s at least, or 0, which is never
+	Cost    int      `toml:"cost" range:"1..65000" change:"hot"`      // the least is tried first, then the first written
+}
+
+// What a link has that says nothing else.
+const (
+	defaultTimeout = Duration(15 * time.Second)
+	defaultCost    = 10
+)
+
 // logDir is where log files may be: the unit lets us write nowhere else.
 const logDir = "/var/log/noipchat"
 
@@ -84,6 +116,9 @@ func Default() Config {
 	var c Config
 	c.MaxHops = 10
 	c.Log = "journal"
+	c.Federation.Unknown = "refuse"
+	c.Federation.Unverified = "mark"
+	c.Federation.FloodQuota = 64 * MiB
 	c.Register.Mode = "closed"
 	c.Limits.Sessions = 20_000
 	c.Limits.Pending = 1024
@@ -109,8 +144,8 @@ func (c *Config) Render() []byte {
 }
 
 // Origin tells where the value of a key comes from: "file:line" or "default".
-// Keys are spelled like "spool.max_age" and "interface[0].bind", interfaces
-// counted from 0 over all files.
+// Keys are spelled like "spool.max_age", "interface[0].bind" and
+// "peer[0].link[1].cost", interfaces and peers counted from 0 over all files.
 func (c *Config) Origin(key string) string {
 	if p, ok := c.origin[key]; ok {
 		return p.String()

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // The example must show every key with the value it has anyway, and what is
@@ -35,12 +36,12 @@ func TestExample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(c.Interfaces) != 3 {
-		t.Errorf("%d interfaces with the commented ones", len(c.Interfaces))
+	if len(c.Interfaces) != 3 || len(c.Peers) != 1 || len(c.Peers[0].Links) != 2 {
+		t.Errorf("%d interfaces with the commented ones, peers %v", len(c.Interfaces), c.Peers)
 	}
 	for _, key := range keys(reflect.TypeFor[Config](), "") {
 		_, name := cutLast(key)
-		if !regexp.MustCompile(`(?m)^(` + name + ` = |\[+` + name + `\]+$)`).MatchString(all) {
+		if !regexp.MustCompile(`(?m)^(` + name + ` = |\[+(\w+\.)*` + name + `\]+$)`).MatchString(all) {
 			t.Errorf("the example lacks %s", key)
 		}
 	}
@@ -69,7 +70,7 @@ func TestTags(t *testing.T) {
 			low, high, isNumber := strings.Cut(field.Tag.Get("range"), "..")
 			if number := field.Type.Kind() == reflect.Int || field.Type.Kind() == reflect.Int64; number != isNumber {
 				t.Errorf("%s: range %q", name, field.Tag.Get("range"))
-			} else if number && (bound(field.Type, low) <= 0 || bound(field.Type, high) <= bound(field.Type, low)) {
+			} else if number && (bound(field.Type, low) <= 0 && low != "0s" || bound(field.Type, high) <= bound(field.Type, low)) {
 				t.Errorf("%s: range %s..%s", name, low, high)
 			}
 		}
@@ -146,4 +147,58 @@ func write(t *testing.T, dir, name, text string) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+func TestPeers(t *testing.T) {
+	c, err := Load("testdata/good/everything.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Link{
+		{"tcp", "192.0.2.1", "198.51.100.7:10001", nil, 0, 1},
+		{"tcp", "", "198.51.100.7:10001", nil, Duration(15 * time.Second), 10},
+		{"exec", "", "", []string{"ssh", "-T", "noipchat@server2", "noipchatd", "--stdio"}, Duration(5 * time.Minute), 65000},
+	}
+	if !reflect.DeepEqual(c.Peers[0].Links, want) {
+		t.Errorf("%+v", c.Peers[0].Links)
+	}
+	if len(c.Peers) != 3 || c.Peers[1].Links != nil || c.Peers[2].Links[1].Local != "fe80::2%eth0" {
+		t.Errorf("%+v", c.Peers)
+	}
+}
+
+// What is said about peers is compared by their names, whatever file they are in.
+func TestPeerDiff(t *testing.T) {
+	dir := t.TempDir()
+	file := write(t, dir, "noipchat.toml", nameLine+interfaceLine+"peer = [{name = 'server2', link = [{remote = '192.0.2.2:1'}]}, {name = 'server3'}]\n")
+	before, err := Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, "noipchat.toml", nameLine+interfaceLine)
+	write(t, dir, "conf.d/a.toml", "peer = [{name = 'server4'}]\n")
+	write(t, dir, "conf.d/b.toml", "peer = [{name = 'server2', reaches = ['server9'], link = [{remote = '192.0.2.2:1', cost = 5}]}]\n")
+	after, err := Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var have []string
+	for _, c := range Diff(before, after) {
+		if !c.Hot {
+			t.Errorf("%v is not hot", c)
+		}
+		have = append(have, c.String())
+	}
+	want := []string{
+		`+ peer[server4].name = "server4"`, `+ peer[server4].key = ""`, `+ peer[server4].reaches = []`,
+		`~ peer[server2].reaches = ["server9"] (was [])`,
+		`~ peer[server2].link[tcp 192.0.2.2:1].cost = 5 (was 10)`,
+		`- peer[server3].name = "server3"`, `- peer[server3].key = ""`, `- peer[server3].reaches = []`,
+	}
+	if !slices.Equal(have, want) {
+		t.Errorf("%s\nwant\n%s", strings.Join(have, "\n"), strings.Join(want, "\n"))
+	}
+	if at := after.Origin("peer[1].link[0].cost"); at != filepath.Join(dir, "conf.d/b.toml")+":1" {
+		t.Error(at)
+	}
 }

@@ -7,8 +7,9 @@ import (
 )
 
 // Change is a key whose value is another one, in TOML's spelling; "" means that it
-// isn't there. Interfaces are known by their kind and address, wherever they stand:
-// `interface[tcp 192.0.2.1:10001].public`.
+// isn't there. Interfaces are known by their kind and address, wherever they stand,
+// peers by their name, and links by where they lead:
+// `interface[tcp 192.0.2.1:10001].public`, `peer[server2].link[tcp 192.0.2.2:10001].cost`.
 type Change struct {
 	Key    string `json:"key"`
 	Before string `json:"before"`
@@ -101,3 +102,18 @@ func spell(v reflect.Value) string {
 
 // String names an interface by what no two of them share.
 func (i Interface) String() string { return i.Kind + " " + i.Bind }
+
+// String names a peer.
+func (p Peer) String() string { return p.Name }
+
+// String names a link by what no two of a peer share.
+func (k Link) String() string {
+	where := k.Remote
+	if k.Kind == "exec" {
+		where = strings.Join(k.Command, " ")
+	}
+	if k.Local != "" {
+		where += " from " + k.Local
+	}
+	return k.Kind + " " + where
+}

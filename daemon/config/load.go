@@ -20,19 +20,33 @@ name = "server1"
 bind = "192.0.2.1:10001"`
 
 // Load reads path, and then conf.d/*.toml beside it in the order of their names
-// (but none that begins with a dot: editors leave such files behind). The
-// [[interface]] tables of all files add up; any other key may be set once.
+// (but none that begins with a dot: editors leave such files behind). The tables
+// [[interface]] and [[peer]] of all files add up; any other key may be set once.
 //
 // The error is of type Errors and has everything that is wrong in all files,
 // except that of a file with a syntax error it has only that.
 func Load(path string) (*Config, error) {
+	return LoadWith(path, "", "")
+}
+
+// LoadWith is Load as if file, in conf.d, had this text, or were not there if the
+// text is empty: for who wants to know before he writes.
+func LoadWith(path, file, text string) (*Config, error) {
 	l := newLoader(path)
 	files, err := filesOf(path)
 	if err != nil {
 		l.unread(confD(path), err)
 	}
-	for _, file := range files {
-		l.read(file)
+	if i := slices.Index(files, file); i < 0 && text != "" {
+		files = append(files, file)
+		slices.Sort(files[1:])
+	}
+	for _, f := range files {
+		if f != file {
+			l.read(f)
+		} else if text != "" {
+			l.add(f, text)
+		}
 	}
 	return l.finish()
 }

@@ -149,6 +149,32 @@ func TestDropIns(t *testing.T) {
 	}
 }
 
+// What LoadWith says of a text is what Load says once it is written, and the disk
+// stays as it is.
+func TestLoadWith(t *testing.T) {
+	dir := t.TempDir()
+	main := write(t, dir, "noipchat.toml", nameLine+interfaceLine)
+	write(t, dir, "conf.d/c.toml", "max_hops = 3\n")
+	file := filepath.Join(dir, "conf.d", "b.toml")
+	for _, text := range []string{"log = 'stderr'\n", "max_hops = 4\n", "max_hop = 4\n", ""} {
+		have, haveErr := LoadWith(main, file, text)
+		if _, err := os.Stat(file); err == nil {
+			t.Fatal("it wrote the file")
+		}
+		if text != "" {
+			write(t, dir, "conf.d/b.toml", text)
+		}
+		want, wantErr := Load(main)
+		if !reflect.DeepEqual(have, want) || fmt.Sprint(haveErr) != fmt.Sprint(wantErr) {
+			t.Errorf("%q: %v, %v, want %v, %v", text, have, haveErr, want, wantErr)
+		}
+		if without, err := LoadWith(main, file, ""); err != nil || without.MaxHops != 3 || without.Log != "journal" {
+			t.Errorf("%q: without the file: %v, %v", text, without, err)
+		}
+		os.Remove(file)
+	}
+}
+
 func pad(text string, size int) string { return text + strings.Repeat("#", size-len(text)) }
 
 func TestNamedPipe(t *testing.T) {
