@@ -161,3 +161,31 @@ func TestRemoveFault(t *testing.T) {
 		refused(t, u.Remove("alice"), message.CodeNoUser)
 	}
 }
+
+// What an admin said, and a first sight, are there after a restart or were an error,
+// and the file is never damaged.
+func TestServersFault(t *testing.T) {
+	defer durable.SetFault(durable.Plan{})
+	for n := 1; ; n++ {
+		dir := t.TempDir()
+		s := openServers(t, dir)
+		s.Configure(map[string]PublicKey{"server2": {}}, RefuseUnknown)
+		durable.SetFault(durable.Plan{N: n, Err: syscall.EIO})
+		_, met := s.Meet("server2", neighbour(2))
+		steps := durable.Steps()
+		durable.SetFault(durable.Plan{N: n, Err: syscall.EIO})
+		_, distrusted := s.Distrust("server2")
+		durable.SetFault(durable.Plan{})
+		again := openServers(t, dir)
+		key, _ := again.Known("server2")
+		if met == nil && distrusted != nil && key != neighbour(2) || distrusted == nil && again.List()[0].Standing != Distrusted {
+			t.Errorf("step %d: %v, %v, then %+v", n, met, distrusted, again.List())
+		}
+		if n > steps {
+			if met != nil || distrusted != nil {
+				t.Error(met, distrusted)
+			}
+			return
+		}
+	}
+}

@@ -3,7 +3,7 @@
 //
 // It opens no connection and ends none: whoever removes or disables a user or a
 // device also closes its sessions. It starts no goroutine. Users, Hasher,
-// Attempts and Trust are safe for concurrent use.
+// Attempts and Servers are safe for concurrent use.
 //
 // On disk, below the state directory, each file mode 0600 and written whole:
 //
@@ -11,6 +11,7 @@
 //	users/alice.json   one user: password hash, devices
 //	invites.json       the invitations that are open
 //	counters.json      how far each device has counted, see Counters
+//	servers.json       keys of other servers, and what an admin said of them, see Servers
 package identity
 
 import (
