@@ -45,6 +45,7 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 	for _, n := range d.spool.Notices() {
 		s.Notices = append(s.Notices, n.At.UTC().Format(time.RFC3339)+" "+n.Text)
 	}
+	s.Notices = append(s.Notices, d.peerNotices()...)
 	for _, q := range d.spool.Queues() {
 		info := q.Info()
 		if info.Messages == 0 {
@@ -194,7 +195,7 @@ func (d *Daemon) Invite(_ context.Context, r control.InviteRequest) (control.Inv
 	if err != nil {
 		return control.Invite{}, err
 	}
-	line := identity.Line{Server: d.conf().Name, Addresses: public[:min(len(public), 16)], Key: d.key.Public(), User: r.User, Invite: token}
+	line := identity.Line{Server: d.conf().Name, Addresses: public[:min(len(public), identity.MaxAddresses)], Key: d.key.Public(), User: r.User, Invite: token}
 	return control.Invite{ID: id, Line: line.String(), Expires: time.Now().Add(valid), Uses: r.Uses, User: r.User}, nil
 }
 

@@ -54,6 +54,8 @@ type Daemon struct {
 
 	users    *identity.Users
 	counters *identity.Counters
+	servers  *identity.Servers
+	links    links // nil: there are none
 	spool    *spool.Spool
 	relay    *relay.Relay
 	host     *session.Host
@@ -126,6 +128,14 @@ func (d *Daemon) openState() (err error) {
 		d.o.Log.Error("counters can't be read", "error", err)
 		d.notices = append(d.notices, err.Error())
 	}
+	if d.servers, err = identity.OpenServers(d.o.State, c.Name, d.key.Public()); err != nil {
+		d.o.Log.Error("keys of other servers can't be read", "error", err)
+		d.notices = append(d.notices, err.Error())
+	}
+	if err := ownKey(c, d.key.Public()); err != nil {
+		return err
+	}
+	d.setPeers(c)
 	d.host = session.New(c.Name, d.key, d.users, d.counters, d.relay, d.spool, session.Options{Log: d.o.Log})
 	d.setLimits(c)
 	known := map[message.DeviceID]bool{}
@@ -215,7 +225,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	err := g.Wait()
 	d.host.Close(message.Defer(message.CodeStopping, time.Second, "the server is going down"))
 	endSpool()
-	return errors.Join(err, below.Wait(), d.counters.Close())
+	return errors.Join(err, below.Wait(), d.counters.Close(), d.servers.Close())
 }
 
 // retry sends, a second later, the receipts that the spool did not take.
@@ -290,10 +300,12 @@ func (d *Daemon) closeStdio() {
 // Check reads the configuration and looks at the state, and changes nothing. It
 // returns everything that is wrong.
 func Check(o Options) error {
-	_, err := config.Load(o.Config)
-	_, keyErr := identity.LoadKey(filepath.Join(o.State, "key"))
+	c, err := config.Load(o.Config)
+	key, keyErr := identity.LoadKey(filepath.Join(o.State, "key"))
 	if errors.Is(keyErr, fs.ErrNotExist) {
 		keyErr = nil // the first start makes it
+	} else if err == nil && keyErr == nil {
+		err = ownKey(c, key.Public())
 	}
-	return errors.Join(append([]error{err, keyErr}, identity.CheckUsers(o.State)...)...)
+	return errors.Join(append([]error{err, keyErr, identity.CheckServers(o.State)}, identity.CheckUsers(o.State)...)...)
 }

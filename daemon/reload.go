@@ -116,6 +116,9 @@ func (d *Daemon) apply(c *config.Config, changes []config.Change) error {
 	if len(cold) > 0 {
 		return fmt.Errorf("%w:\n%s\nnothing was changed; systemctl restart noipchat takes it all", control.ErrConfig, strings.Join(cold, "\n"))
 	}
+	if err := ownKey(c, d.key.Public()); err != nil {
+		return fmt.Errorf("%w:\n%w", control.ErrConfig, err)
+	}
 	ctx := context.Background() // nothing here waits for the network
 	scrape, err := d.scrape.prepare(c.Metrics.Listen)
 	if err != nil {
@@ -130,6 +133,7 @@ func (d *Daemon) apply(c *config.Config, changes []config.Change) error {
 	// Nothing fails from here on.
 	d.scrape.commit(c.Metrics.Listen, scrape)
 	d.setLimits(c)
+	d.setPeers(c)
 	d.host.SetPublic(d.interfaces.public())
 	return nil
 }

@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"golang.org/x/term"
 )
 
 // Schema is the number in every JSON line. It rises when a field changes its
@@ -81,6 +84,11 @@ func escapeHidden(line []byte) []byte {
 		}
 	}
 	return append(b, '\n')
+}
+
+// Colours tells whether standard output is a terminal whose user wants colours.
+func Colours() bool {
+	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(os.Stdout.Fd()))
 }
 
 // Table is rows for people. Cells are sanitised when they are added.

@@ -5,19 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/noipchat/noipchat/daemon/config"
 	"github.com/noipchat/noipchat/daemon/control"
+	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
 )
 
 // office is a Daemon that keeps its users, sessions, queues and invitations in
 // memory. It has alice, whose device has an evil label, and bob, for whom three
-// messages wait.
+// messages wait; server2, which is up, server3, which has shown another key, and two
+// servers that call themselves server4 and wait.
 type office struct {
 	mu        sync.Mutex
 	users     []control.User
@@ -26,6 +30,8 @@ type office struct {
 	invited   int // so far
 	sessions  []control.Session
 	waiting   []control.QueueItem // bob's
+	peers     []control.Peer
+	config    string // path of the configuration; where that is a file, Reload takes it
 }
 
 var _ control.Daemon = (*office)(nil)
@@ -35,10 +41,26 @@ const (
 	evil      = "phone\x1b]0;gone\x07\u202egpj\nhint: rm -rf /\x9b\u009b2J"
 )
 
-func newOffice() *office {
+func serverKey(n byte) identity.PublicKey { return identity.KeyFromSeed([32]byte{n}).Public() }
+
+func newOffice(config string) *office {
 	long := time.Now().Add(-80 * time.Hour)
 	device := control.Device{ID: 0x0123456789abcdef, Label: evil, Fingerprint: "1a2b 3c4d", Created: long, Seen: time.Now(), Online: true}
 	o := &office{
+		config: config,
+		peers: []control.Peer{
+			{Name: "server2", Standing: "pinned", Origin: config + ":5", Reaches: control.List[string]{"server9"},
+				Links: control.List[control.Link]{
+					{Kind: "tcp", Local: "192.168.1.10", Remote: "198.51.100.7:10001", TimeoutSeconds: 15, Cost: 10},
+					{Kind: "exec", Command: control.List[string]{"ssh", "server2", evil}, Cost: 50},
+				},
+				State: control.Up, Kind: "tcp", Remote: "198.51.100.7:10001", Cost: 10, Since: long, RTTSeconds: 0.0125,
+				BytesIn: 2048, BytesOut: 3 << 20, Sent: 12, Received: 34, Messages: 3, Bytes: 900, OldestSeconds: 7200},
+			{Name: "server3", Standing: "first seen", Trusted: long, RefusedFingerprint: serverKey(9).Fingerprint(), RefusedAt: long,
+				State: control.Down, Error: "connection refused" + evil, Next: time.Now().Add(time.Hour)},
+			{Name: "server4", Standing: "waiting", Trusted: long, State: control.Down},
+			{Name: "server4", Standing: "waiting", Trusted: long, State: control.Down},
+		},
 		users: []control.User{
 			{Name: "alice", Address: "alice@server1", Created: long, Devices: control.List[control.Device]{device}},
 			{Name: "bob", Address: "bob@server1", Created: long, Disabled: true},
@@ -46,6 +68,10 @@ func newOffice() *office {
 		passwords: make(map[string]string),
 		sessions: []control.Session{{ID: "17", User: "alice@server1", Device: device.ID, Remote: "198.51.100.7:4242", Kind: "tcp",
 			Since: long, BytesIn: 2048, BytesOut: 3 << 20, Sent: 12, Received: 34, Waiting: 5}},
+	}
+	for i := range o.peers {
+		key := serverKey(byte(i + 2))
+		o.peers[i].Key, o.peers[i].Fingerprint = key.String(), key.Fingerprint()
 	}
 	for i := range 3 {
 		o.waiting = append(o.waiting, control.QueueItem{ID: message.ID{15: byte(i + 1)}, From: "alice@server1", Kind: "text", Priority: "normal",
@@ -65,8 +91,8 @@ func (o *office) find(name string) (*control.User, error) {
 func (o *office) Status(context.Context) (control.Status, error) {
 	at := time.Now().Add(-3 * time.Hour)
 	return control.Status{
-		Version: "0.1.0", Server: "server1", Key: "noip1abc", Fingerprint: "9f8e 7d6c", PID: 4711, Started: at, State: "/var/lib/noipchat",
-		Config: control.Config{Path: "/etc/noipchat/noipchat.toml", Loaded: at,
+		Version: "0.1.0", Server: "server1", Key: serverKey(1).String(), Fingerprint: serverKey(1).Fingerprint(), PID: 4711, Started: at, State: "/var/lib/noipchat",
+		Config: control.Config{Path: o.config, Loaded: at,
 			LastError: "noipchat.toml:3: unknown key \x1b[31mnmae\nnoipchat.toml:9: no such address", LastErrorAt: time.Now()},
 		Interfaces: control.List[control.Interface]{
 			{Kind: "tcp", Bind: "192.168.1.10:10001", Public: control.List[string]{"203.0.113.5:10001"}, State: control.Listening},
@@ -255,7 +281,71 @@ func (o *office) Trace(_ context.Context, id message.ID) (control.Trace, error) 
 	}}, nil
 }
 
+func (o *office) Peers(context.Context) ([]control.Peer, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.peers), nil
+}
+
+func (o *office) TrustPeer(_ context.Context, who string) (control.Peer, error) {
+	return o.setStanding(who, "confirmed")
+}
+
+func (o *office) DistrustPeer(_ context.Context, name string) (control.Peer, error) {
+	return o.setStanding(name, "distrusted")
+}
+
+func (o *office) setStanding(who, standing string) (control.Peer, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var found []*control.Peer
+	for i, p := range o.peers {
+		if p.Name == who || p.Fingerprint == who {
+			found = append(found, &o.peers[i])
+		}
+	}
+	switch len(found) {
+	case 0:
+		return control.Peer{}, fmt.Errorf("server %s: %w", who, control.ErrNotFound)
+	case 1:
+		found[0].Standing = standing
+		return *found[0], nil
+	}
+	return control.Peer{}, message.Refuse(message.CodeInvalid, "%s has shown 2 keys: say which by its fingerprint", who)
+}
+
+func (o *office) Routes(context.Context) ([]control.Route, error) {
+	if _, err := os.Stat(o.config); err == nil {
+		return nil, nil
+	}
+	return []control.Route{
+		{Server: "server5", Fingerprint: serverKey(5).Fingerprint(), Verified: true, Via: "server2", Metric: 20, Hops: 2, AgeSeconds: 90},
+		{Server: "server9", Via: "server2", Metric: 10, Static: true},
+	}, nil
+}
+
+// take is Reload of a configuration that is there.
+func (o *office) take() (r control.Reloaded, err error) {
+	c, err := config.Load(o.config)
+	if err != nil {
+		return r, fmt.Errorf("%w:\n%w", control.ErrConfig, err)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.peers = nil
+	for i, p := range c.Peers {
+		if p.Key == serverKey(1).String() {
+			return r, fmt.Errorf("%w:\nthat is this server's own key", control.ErrConfig)
+		}
+		o.peers = append(o.peers, control.Peer{Name: p.Name, Key: p.Key, Origin: c.Origin(fmt.Sprintf("peer[%d]", i))})
+	}
+	return r, nil
+}
+
 func (o *office) Reload(_ context.Context, confirm time.Duration) (control.Reloaded, error) {
+	if _, err := os.Stat(o.config); err == nil {
+		return o.take()
+	}
 	switch {
 	case confirm == time.Hour:
 		return control.Reloaded{Changes: control.List[string]{"~ max_hops = 5 (was 10)", evil}, ReturnsAt: time.Now().Add(confirm)}, nil

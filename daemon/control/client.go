@@ -134,6 +134,27 @@ func (c *Client) RemoveFromQueue(ctx context.Context, name string, ids []message
 	return r.Removed, err
 }
 
+// Peers lists other servers; those that wait to be trusted are last.
+func (c *Client) Peers(ctx context.Context) ([]Peer, error) {
+	return call[[]Peer](ctx, c, "peers", nil)
+}
+
+// TrustPeer confirms the key of a server that its name, or the key's fingerprint,
+// tells.
+func (c *Client) TrustPeer(ctx context.Context, who string) (Peer, error) {
+	return call[Peer](ctx, c, "peer/trust", userName{who})
+}
+
+// DistrustPeer refuses a server from now on.
+func (c *Client) DistrustPeer(ctx context.Context, name string) (Peer, error) {
+	return call[Peer](ctx, c, "peer/distrust", userName{name})
+}
+
+// Routes lists the ways to other servers.
+func (c *Client) Routes(ctx context.Context) ([]Route, error) {
+	return call[[]Route](ctx, c, "routes", nil)
+}
+
 // Trace asks what the server knows of a message.
 func (c *Client) Trace(ctx context.Context, id message.ID) (Trace, error) {
 	return call[Trace](ctx, c, "trace", messageID{id})

@@ -19,8 +19,8 @@ import (
 )
 
 // Daemon is what the socket's server asks for the answers. Its methods are called
-// from many goroutines and end when ctx does. Names of users are valid when they
-// come here, and have no server part.
+// from many goroutines and end when ctx does. Names of users and
+// servers are valid when they come here; those of users have no server part.
 //
 // Errors that callers can tell apart are a *message.Refusal, ErrNotFound,
 // ErrConfig, any error with a syscall.Errno in it (the daemon's own I/O, ErrIO at
@@ -50,6 +50,13 @@ type Daemon interface {
 	// RemoveFromQueue tells how many of ids it has removed: those that were there
 	// and not under way. Their senders get a bounce.
 	RemoveFromQueue(ctx context.Context, name string, ids []message.ID) (removed int, err error)
+
+	// Peers lists other servers; those that wait to be trusted are last.
+	Peers(ctx context.Context) ([]Peer, error)
+	// TrustPeer confirms a server's key; who is its name or the key's fingerprint.
+	TrustPeer(ctx context.Context, who string) (Peer, error)
+	DistrustPeer(ctx context.Context, name string) (Peer, error)
+	Routes(ctx context.Context) ([]Route, error)
 
 	Trace(ctx context.Context, id message.ID) (Trace, error)
 

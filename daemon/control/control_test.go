@@ -33,6 +33,8 @@ type desk struct {
 	queues   []Queue
 	items    []QueueItem
 	trace    Trace
+	peers    []Peer
+	routes   []Route
 
 	reloaded      Reloaded
 	configuration Configuration
@@ -100,6 +102,14 @@ func (d *desk) ConfirmReload(context.Context) error { return d.note("confirm") }
 func (d *desk) Configuration(context.Context) (Configuration, error) {
 	return d.configuration, d.note("configuration")
 }
+func (d *desk) Peers(context.Context) ([]Peer, error) { return d.peers, d.note("peers") }
+func (d *desk) TrustPeer(_ context.Context, who string) (Peer, error) {
+	return d.peers[0], d.note("trust %s", who)
+}
+func (d *desk) DistrustPeer(_ context.Context, name string) (Peer, error) {
+	return d.peers[0], d.note("distrust %s", name)
+}
+func (d *desk) Routes(context.Context) ([]Route, error) { return d.routes, d.note("routes") }
 func (d *desk) Metrics() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "up 1\n") })
 }
@@ -172,7 +182,13 @@ func sample() *desk {
 		items:         []QueueItem{{sampleID, "bob@server1", "text", "normal", 300, 1.5, 2.5, "on disk"}},
 		reloaded:      Reloaded{List[string]{"~ max_hops = 5 (was 10)"}, at},
 		configuration: Configuration{"/etc/noipchat/noipchat.toml", "name = \"server1\"\n", List[ConfigValue]{{"max_hops", "10", "default", true}}},
-		trace:         Trace{sampleID, List[TraceEvent]{{at, "server1", "held", "bob@server1", "all of it"}}},
+		peers: []Peer{{
+			"server2", "noip1def", "cd ef", "confirmed", at, "noipchat.toml:7", List[string]{"server9"},
+			List[Link]{{"tcp", "192.0.2.1", "198.51.100.7:10001", List[string]{"a"}, 15, 10}}, "12 34", at,
+			Up, "what", "tcp", "198.51.100.7:10001", at, at, 10, 0.5, 1, 2, 3, 4, 5, 6, 7.5,
+		}},
+		routes: []Route{{"server9", "ab cd", true, "server2", 20, 2, true, 1.5}},
+		trace:  Trace{sampleID, List[TraceEvent]{{at, "server1", "held", "bob@server1", "all of it"}}},
 	}
 }
 
@@ -205,6 +221,10 @@ func TestCalls(t *testing.T) {
 		{func() (any, error) { return c.Queue(ctx, QueuePage{Name: "a/b", After: sampleID}) }, d.items, "queue a/b after " + sampleID.String() + " limit 100"},
 		{func() (any, error) { return c.Queue(ctx, QueuePage{Name: "q", Limit: PageMax}) }, d.items, "queue q after " + message.ID{}.String() + " limit 1000"},
 		{func() (any, error) { return c.RemoveFromQueue(ctx, "q", []message.ID{sampleID, {}}) }, 2, fmt.Sprintf("unqueue q %s", []message.ID{sampleID, {}})},
+		{func() (any, error) { return c.Peers(ctx) }, d.peers, "peers"},
+		{func() (any, error) { return c.TrustPeer(ctx, "3f2a-91c0-77de-0b1c") }, d.peers[0], "trust 3f2a-91c0-77de-0b1c"},
+		{func() (any, error) { return c.DistrustPeer(ctx, "server2") }, d.peers[0], "distrust server2"},
+		{func() (any, error) { return c.Routes(ctx) }, d.routes, "routes"},
 		{func() (any, error) { return c.Trace(ctx, sampleID) }, d.trace, "trace " + sampleID.String()},
 		{func() (any, error) { return c.Reload(ctx, time.Minute) }, d.reloaded, "reload 1m0s"},
 		{func() (any, error) { return nil, c.ConfirmReload(ctx) }, nil, "confirm"},

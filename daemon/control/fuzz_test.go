@@ -13,7 +13,8 @@ import (
 // what was taken means the same when it is written again.
 func FuzzRequest(f *testing.F) {
 	names := []string{"user", "trace", "queue", "user/add", "user/password", "user/disable", "user/remove",
-		"invite/add", "invite/revoke", "session/close", "device/remove", "queue/remove", "reload", "user/enable"}
+		"invite/add", "invite/revoke", "session/close", "device/remove", "queue/remove", "reload", "user/enable",
+		"peer/trust", "peer/distrust"}
 	f.Fuzz(func(t *testing.T, call uint8, body []byte) {
 		d := sample()
 		w := httptest.NewRecorder()

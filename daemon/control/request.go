@@ -38,6 +38,8 @@ type nothing struct{}
 func (nothing) check() error    { return nil }
 func (nothing) subject() string { return "" }
 
+// userName is the name of a user or, for the calls about peers, of a server; a
+// fingerprint passes for one.
 type userName struct {
 	Name string `json:"name"`
 }

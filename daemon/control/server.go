@@ -27,6 +27,8 @@ func NewHandler(d Daemon, log *slog.Logger) http.Handler {
 	view(h, "sessions", d.Sessions)
 	view(h, "queues", d.Queues)
 	view(h, "configuration", d.Configuration)
+	view(h, "peers", d.Peers)
+	view(h, "routes", d.Routes)
 
 	find(h, "user", func(ctx context.Context, r userName) (User, error) { return d.User(ctx, r.Name) })
 	find(h, "trace", func(ctx context.Context, r messageID) (Trace, error) { return d.Trace(ctx, r.ID) })
@@ -66,6 +68,8 @@ func NewHandler(d Daemon, log *slog.Logger) http.Handler {
 		n, err := d.RemoveFromQueue(ctx, r.Name, r.IDs)
 		return removed{n}, err
 	})
+	change(h, "peer/trust", func(ctx context.Context, r userName) (Peer, error) { return d.TrustPeer(ctx, r.Name) })
+	change(h, "peer/distrust", func(ctx context.Context, r userName) (Peer, error) { return d.DistrustPeer(ctx, r.Name) })
 	change(h, "reload", func(ctx context.Context, r reloading) (Reloaded, error) {
 		return d.Reload(ctx, time.Duration(r.ConfirmSeconds)*time.Second)
 	})

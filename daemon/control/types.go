@@ -203,3 +203,66 @@ type TraceEvent struct {
 	Receiver message.Address `json:"receiver,omitempty"` // "": of all
 	Detail   string          `json:"detail,omitempty"`
 }
+
+// The states of a link to a peer.
+const (
+	Up         = "up"
+	Down       = "down" // nothing is to be sent, or Error says why
+	Connecting = "connecting"
+)
+
+// Peer is another server: one of the configuration, one whose key is kept, or one
+// that waits to be trusted. Of the last there may be several with one name.
+type Peer struct {
+	Name        string       `json:"name"`
+	Key         string       `json:"key"` // "noip1…"; "": none was seen yet
+	Fingerprint string       `json:"fingerprint"`
+	Standing    string       `json:"standing"`         // "pinned", "confirmed", "first seen", "new", "waiting", "distrusted"
+	Trusted     time.Time    `json:"trusted,omitzero"` // since when it stands so; zero: the configuration says it
+	Origin      string       `json:"origin,omitempty"` // "file:line" of its [[peer]]; "": the configuration has none
+	Reaches     List[string] `json:"reaches"`
+	Links       List[Link]   `json:"links"` // of the configuration, in the order in which they are tried
+
+	// Another key that was shown under this name, and refused; "": none.
+	RefusedFingerprint string    `json:"refused_fingerprint,omitempty"`
+	RefusedAt          time.Time `json:"refused_at,omitzero"`
+
+	State      string    `json:"state"`            // Up, Down, Connecting
+	Error      string    `json:"error,omitempty"`  // the last one of the link
+	Kind       string    `json:"kind,omitempty"`   // of the link that is up
+	Remote     string    `json:"remote,omitempty"` // the other end's address
+	Since      time.Time `json:"since,omitzero"`   // it has this state
+	Next       time.Time `json:"next,omitzero"`    // it will be tried again
+	Cost       int       `json:"cost,omitempty"`   // of the link that is up
+	RTTSeconds float64   `json:"rtt_seconds,omitempty"`
+	BytesIn    int64     `json:"bytes_in"` // as seen by this server, since its start
+	BytesOut   int64     `json:"bytes_out"`
+	Sent       int64     `json:"sent"`     // envelopes that the peer has acked
+	Received   int64     `json:"received"` // envelopes that were accepted from it
+
+	Messages      int     `json:"messages"` // that wait for it
+	Bytes         int64   `json:"bytes"`
+	OldestSeconds float64 `json:"oldest_seconds"`
+}
+
+// Link is a way to reach a peer, as the configuration has it.
+type Link struct {
+	Kind           string       `json:"kind"`
+	Local          string       `json:"local,omitempty"`
+	Remote         string       `json:"remote,omitempty"`
+	Command        List[string] `json:"command"`
+	TimeoutSeconds float64      `json:"timeout_seconds"` // 0: it is kept for ever
+	Cost           int          `json:"cost"`
+}
+
+// Route is a way to a server. There may be several to one, by different peers.
+type Route struct {
+	Server      string  `json:"server"`
+	Fingerprint string  `json:"fingerprint"` // "": its key is not known
+	Verified    bool    `json:"verified"`    // that key is trusted here
+	Via         string  `json:"via"`         // the peer that leads there
+	Metric      int     `json:"metric"`
+	Hops        int     `json:"hops,omitempty"` // 0: not known
+	Static      bool    `json:"static"`         // the configuration says so (reaches); else it was learnt
+	AgeSeconds  float64 `json:"age_seconds"`    // since it was heard of last
+}

@@ -26,7 +26,7 @@ type Line struct {
 // Bounds of a line.
 const (
 	MaxLine      = 2048 // bytes
-	maxAddresses = 16
+	MaxAddresses = 16
 	scheme       = "noipchat://"
 )
 
@@ -117,8 +117,8 @@ func (l *Line) addAddress(s string) error {
 	if slices.Contains(l.Addresses, canonical) {
 		return fmt.Errorf("address %s is there twice", canonical)
 	}
-	if len(l.Addresses) == maxAddresses {
-		return fmt.Errorf("more than %d addresses", maxAddresses)
+	if len(l.Addresses) == MaxAddresses {
+		return fmt.Errorf("more than %d addresses", MaxAddresses)
 	}
 	l.Addresses = append(l.Addresses, canonical)
 	return nil

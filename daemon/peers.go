@@ -1,0 +1,210 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/config"
+	"github.com/noipchat/noipchat/daemon/control"
+	"github.com/noipchat/noipchat/daemon/identity"
+)
+
+// links is what is connected to other servers, as the admin sees it.
+type links interface {
+	Peers() []peerState   // those that it has something to say of
+	Routes() []routeState // those that were learnt
+	// Refresh says that a server's standing has changed: a link that Meet would
+	// refuse now ends.
+	Refresh(name string)
+}
+
+// peerState is how it stands with one peer; see control.Peer.
+type peerState struct {
+	Name  string
+	State string // control.Up, Down or Connecting
+	Err   error  // the last one; nil: none
+
+	Kind, Remote string // of the link that is up
+	Cost         int
+	Since, Next  time.Time // it has this state; it will be tried again
+	RTT          time.Duration
+
+	Read, Written  int64 // bytes, since the start
+	Sent, Received int64 // envelopes
+}
+
+// routeState is a route that was learnt; see control.Route.
+type routeState struct {
+	Server, Via string
+	Key         identity.PublicKey // as it was announced
+	Metric      int
+	Hops        int // 0: not known
+	Age         time.Duration
+}
+
+// ownKey refuses a configuration that has this server's own key for a peer's.
+func ownKey(c *config.Config, key identity.PublicKey) error {
+	for i, p := range c.Peers {
+		if p.Key == key.String() {
+			at := fmt.Sprintf("peer[%d].key", i)
+			return config.Errors{{File: c.Origin(at), Key: at, What: "peer.key of " + p.Name + " is this server's own key",
+				Hint: "its own line is what noipctl peer line prints on " + p.Name}}
+		}
+	}
+	return nil
+}
+
+// setPeers puts in force which servers are known.
+func (d *Daemon) setPeers(c *config.Config) {
+	peers := make(map[string]identity.PublicKey, len(c.Peers))
+	for _, p := range c.Peers {
+		peers[p.Name], _ = identity.ParsePublicKey(p.Key) // Load has checked it; "" is none
+	}
+	unknown, _ := identity.ParseUnknown(c.Federation.Unknown) // Load has checked it
+	d.servers.Configure(peers, unknown)
+}
+
+// Peers implements control.Daemon.
+func (d *Daemon) Peers(context.Context) ([]control.Peer, error) {
+	return d.peers(d.servers.List()), nil
+}
+
+// TrustPeer implements control.Daemon.
+func (d *Daemon) TrustPeer(_ context.Context, who string) (control.Peer, error) {
+	return d.decide(who, d.servers.Trust)
+}
+
+// DistrustPeer implements control.Daemon.
+func (d *Daemon) DistrustPeer(_ context.Context, name string) (control.Peer, error) {
+	return d.decide(name, d.servers.Distrust)
+}
+
+// decide takes what an admin says of a server, and lets the links know.
+func (d *Daemon) decide(who string, say func(string) (identity.Server, error)) (control.Peer, error) {
+	s, err := say(who)
+	if errors.Is(err, identity.ErrNoServer) {
+		err = fmt.Errorf("server %s: %w", who, control.ErrNotFound)
+	}
+	if err != nil {
+		return control.Peer{}, err
+	}
+	if d.links != nil {
+		d.links.Refresh(s.Name)
+	}
+	return d.peers([]identity.Server{s})[0], nil
+}
+
+// peers tells all that is known of some servers.
+func (d *Daemon) peers(servers []identity.Server) []control.Peer {
+	c := d.conf()
+	all := make([]control.Peer, len(servers))
+	at := map[string]*control.Peer{} // who waits has no link and no queue
+	for i, s := range servers {
+		all[i] = control.Peer{Name: s.Name, Standing: s.Standing.String(), Trusted: s.Since, State: control.Down}
+		all[i].Key, all[i].Fingerprint = keyText(s.Key)
+		_, all[i].RefusedFingerprint = keyText(s.Refused)
+		all[i].RefusedAt = s.RefusedAt
+		if s.Standing != identity.Waiting {
+			at[s.Name] = &all[i]
+		}
+	}
+	for i, p := range c.Peers {
+		if v := at[p.Name]; v != nil {
+			v.Origin, v.Reaches, v.Links = c.Origin(fmt.Sprintf("peer[%d]", i)), p.Reaches, linksOf(p)
+		}
+	}
+	for _, q := range d.spool.Queues() {
+		if v := at[q.Name()]; v != nil {
+			info := q.Info()
+			v.Messages, v.Bytes, v.OldestSeconds = info.Messages, info.Bytes, info.Oldest.Seconds()
+		}
+	}
+	if d.links == nil {
+		return all
+	}
+	for _, s := range d.links.Peers() {
+		v := at[s.Name]
+		if v == nil {
+			continue
+		}
+		v.State, v.Kind, v.Remote, v.Cost = s.State, s.Kind, s.Remote, s.Cost
+		v.Since, v.Next, v.RTTSeconds = s.Since, s.Next, s.RTT.Seconds()
+		v.BytesIn, v.BytesOut, v.Sent, v.Received = s.Read, s.Written, s.Sent, s.Received
+		if s.Err != nil {
+			v.Error = s.Err.Error()
+		}
+	}
+	return all
+}
+
+// keyText is a key and its fingerprint for people; "" for none.
+func keyText(key identity.PublicKey) (text, fingerprint string) {
+	if key.IsZero() {
+		return "", ""
+	}
+	return key.String(), key.Fingerprint()
+}
+
+// linksOf returns the links of a peer in the order in which they are tried.
+func linksOf(p config.Peer) (all []control.Link) {
+	for _, k := range p.Links {
+		all = append(all, control.Link{
+			Kind: k.Kind, Local: k.Local, Remote: k.Remote, Command: k.Command,
+			TimeoutSeconds: time.Duration(k.Timeout).Seconds(), Cost: k.Cost,
+		})
+	}
+	slices.SortStableFunc(all, func(a, b control.Link) int { return cmp.Compare(a.Cost, b.Cost) })
+	return all
+}
+
+// Routes implements control.Daemon: what was learnt, and what the configuration says.
+func (d *Daemon) Routes(context.Context) ([]control.Route, error) {
+	var all []control.Route
+	if d.links != nil {
+		for _, r := range d.links.Routes() {
+			v := control.Route{Server: r.Server, Via: r.Via, Metric: r.Metric, Hops: r.Hops, AgeSeconds: r.Age.Seconds()}
+			_, v.Fingerprint = keyText(r.Key)
+			key, _ := d.servers.Known(r.Server)
+			v.Verified = !r.Key.IsZero() && key == r.Key
+			all = append(all, v)
+		}
+	}
+	for _, p := range d.conf().Peers {
+		for _, name := range p.Reaches {
+			v := control.Route{Server: name, Via: p.Name, Static: true}
+			if links := linksOf(p); len(links) > 0 {
+				v.Metric = links[0].Cost
+			}
+			key, _ := d.servers.Known(name)
+			_, v.Fingerprint = keyText(key)
+			v.Verified = !key.IsZero()
+			all = append(all, v)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b control.Route) int {
+		return cmp.Or(cmp.Compare(a.Server, b.Server), cmp.Compare(a.Metric, b.Metric), cmp.Compare(a.Via, b.Via))
+	})
+	return all, nil
+}
+
+// peerNotices are what an admin should look at.
+func (d *Daemon) peerNotices() (all []string) {
+	waiting := 0
+	for _, s := range d.servers.List() {
+		if !s.Refused.IsZero() {
+			all = append(all, fmt.Sprintf("%s %s showed another key than the one known, %s, and was refused",
+				s.RefusedAt.Format(time.RFC3339), s.Name, s.Refused.Fingerprint()))
+		}
+		if s.Standing == identity.Waiting {
+			waiting++
+		}
+	}
+	if waiting > 0 {
+		all = append(all, fmt.Sprintf("servers that wait to be trusted: %d", waiting))
+	}
+	return all
+}
