@@ -26,6 +26,7 @@ var imports = map[string][]string{
 	"daemon/spool":     {"daemon/message", "daemon/durable", "golang.org/x/sync/errgroup"},
 	"daemon/control":   {"daemon/message", "golang.org/x/sys/unix"},
 	"daemon/wire":      {"daemon/message", "daemon/identity", "daemon/transport", "github.com/flynn/noise"},
+	"daemon/route":     {},
 	"daemon/relay":     {"daemon/message", "daemon/spool"},
 	"daemon/pump":      {"daemon/message", "daemon/spool", "daemon/wire", "daemon/relay"},
 	"daemon/session":   {"daemon/pump", "daemon/message", "daemon/identity", "daemon/transport", "daemon/spool", "daemon/wire", "daemon/relay"},
