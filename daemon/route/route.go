@@ -10,7 +10,7 @@
 //	Announce, Want, Overdue, Tick ────▶ └───────┘ ─▶ Changed, Due, Wake: what to do now, and when next
 //
 // Nothing is queued for a peer but the fact that it has to be told of a server:
-// what it is told is what holds when its link takes it. docs/decisions/017-routes.md
+// what it is told is what holds when its link takes it. docs/decisions/019-routes.md
 // says where this differs from the RFC, and why.
 package route
 
