@@ -118,7 +118,7 @@ func (d *Daemon) openState() (err error) {
 		d.o.Log.Error("a user can't be read", "error", e)
 		d.notices = append(d.notices, e.Error())
 	}
-	d.spool, err = spool.Open(filepath.Join(d.o.State, "spool"), spool.Options{Log: d.o.Log, Expired: d.expired})
+	d.spool, err = spool.Open(filepath.Join(d.o.State, "spool"), spool.Options{Log: d.o.Log, Expired: d.expired, Envelope: func(_ string, raw []byte) []byte { return message.EnvelopeOf(raw) }})
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,11 @@ const (
 	keyUnverified
 )
 
+// IsZero tells that there is nothing to be said.
+func (p *Passage) IsZero() bool {
+	return p.Hops == 0 && len(p.Path) == 0 && p.Proof.Signature == nil && !p.Unverified
+}
+
 // AppendMap appends the map that is the end of an envelope's frame.
 func (p *Passage) AppendMap(b []byte) []byte {
 	n := 0
@@ -111,6 +116,19 @@ func Unpack(packed []byte) (p Passage, open uint64, envelope []byte, err error) 
 		return p, 0, nil, fmt.Errorf("what waits for a server: %w", err)
 	}
 	return p, open, r.Rest(), nil
+}
+
+// EnvelopeOf returns the envelope in what waits somewhere: that may be one, or what Pack
+// has made. An envelope begins with an array, a pack with a number.
+func EnvelopeOf(raw []byte) []byte {
+	if len(raw) == 0 || raw[0]&0xf0 == 0x90 {
+		return raw
+	}
+	_, _, envelope, err := Unpack(raw)
+	if err != nil {
+		return nil
+	}
+	return envelope
 }
 
 // Proof shows that an envelope's home has sent it: the home's signature over the root

@@ -17,10 +17,12 @@ type branch struct {
 	token   uint64
 	box     *box // the receiver's; nil if he is unknown
 	to      message.Address
-	others  *others          // nil: the author has no other devices
+	others  *others // nil: the author has no other devices here
+	author  message.Address
 	device  message.DeviceID // that wrote it
 	counter uint64
 	report  bool // it is one itself: there is no receipt for a receipt
+	vouch   bool // the author is told by us, and whoever brought it that we have it
 
 	mu       sync.Mutex // guards what follows
 	left     int
@@ -36,9 +38,9 @@ const (
 	ours                  // the author's other devices
 )
 
-func (r *Relay) newBranch(e *message.Envelope, to message.Address, b *box, owner spool.Owner, token uint64, o *others) *branch {
-	br := &branch{relay: r, owner: owner, token: token, box: b, to: to, others: o, device: e.Device, counter: e.Counter, left: 1,
-		report: e.Kind == message.Receipt || e.Kind == message.Bounce}
+func (r *Relay) newBranch(e *message.Envelope, to message.Address, b *box, owner spool.Owner, token uint64, o *others, vouch bool) *branch {
+	br := &branch{relay: r, owner: owner, token: token, box: b, to: to, others: o, author: e.From, device: e.Device, counter: e.Counter, left: 1,
+		report: e.Kind == message.Receipt || e.Kind == message.Bounce, vouch: vouch}
 	if b != nil {
 		br.left = len(b.queues)
 	}
@@ -78,8 +80,11 @@ func (b *branch) Settled(t *spool.Turn, token uint64, s message.State, no *messa
 			b.relay.overfull(b.to, device, "as much waits for it as the server keeps")
 		}
 	}
-	if b.others != nil && b.state != message.Held && !b.report {
+	if (b.others != nil || b.vouch) && b.state != message.Held && !b.report {
 		b.relay.echo.add(t, b)
+	}
+	if b.vouch {
+		b.state, b.no = message.Held, nil
 	}
 	b.owner.Settled(t, b.token, b.state, b.no)
 }

@@ -41,7 +41,7 @@ func (r *Relay) Bounce(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry,
 
 func (r *Relay) owe(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, report message.Report) {
 	var env message.Envelope
-	raw := q.Raw(e)
+	raw := message.EnvelopeOf(q.Raw(e))
 	if err := env.ParseHead(raw); err != nil || env.Kind == message.Receipt || env.Kind == message.Bounce || env.From.User() == "" {
 		q.Forget(e) // no receipt for a receipt, and nobody to tell
 		return
@@ -49,6 +49,10 @@ func (r *Relay) owe(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, re
 	receiver := message.Address(Destination(q.Name()))
 	if env.From == receiver && (env.Parse(raw) != nil || !slices.Contains(env.To, receiver)) {
 		q.Forget(e) // the copy for another device of the author's
+		return
+	}
+	if receiver.User() == "" {
+		r.oweAway(t, l, q, e, report)
 		return
 	}
 	r.remember(Event{time.Now(), e.ID(), receiver, report.State, report.Reason})
@@ -100,6 +104,11 @@ func (r *Relay) send(t *spool.Turn, a *account) {
 		return
 	}
 	count.Add(1)
+	if b == nil {
+		e.Raw = raw
+		r.Accept(t, &e, Arrival{}, a, 0)
+		return
+	}
 	if a.except != 0 {
 		if b = b.without(a.except); len(b.queues) == 0 {
 			return
@@ -107,7 +116,7 @@ func (r *Relay) send(t *spool.Turn, a *account) {
 	}
 	owner := spool.Owner(a)
 	if len(b.queues) > 1 {
-		owner = r.newBranch(&e, a.to, b, a, 0, nil)
+		owner = r.newBranch(&e, a.to, b, a, 0, nil, false)
 	}
 	for i, q := range b.queues {
 		q.Put(t, spool.Put{Raw: raw, Priority: e.Priority, Owner: owner, Token: uint64(i)})
@@ -137,8 +146,8 @@ func (r *Relay) Expired(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry
 	r.Bounce(t, l, q, e, message.Expired, message.Refuse(message.CodeExpired, "%s kept it until its lifetime was over", r.home))
 }
 
-// echo tells the other devices of authors what became of what they have copies of,
-// once in a turn. Whoever wrote it learns that from the ack.
+// echo tells authors what became of what they wrote where no ack tells them: their
+// other devices, which have copies, and those elsewhere; once in a turn.
 type echo struct {
 	relay *Relay
 	due   atomic.Bool
@@ -155,7 +164,11 @@ func (o *echo) add(t *spool.Turn, b *branch) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.ledger.account(account{relay: o.relay, to: b.others.author, except: b.device, report: p}).report.Counters.Add(b.counter)
+	like := account{relay: o.relay, to: b.author, report: p}
+	if b.others != nil {
+		like.except = b.device
+	}
+	o.ledger.account(like).report.Counters.Add(b.counter)
 	t.Wake(o)
 }
 

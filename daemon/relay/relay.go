@@ -31,6 +31,8 @@ type Relay struct {
 	device message.DeviceID // of this server, for what it writes itself: a new one at each start
 
 	counter atomic.Uint64
+	hops    atomic.Int32 // that mail from here may cross; 0: there are no other servers
+	resend  atomic.Int64 // see SetFederation
 	stats   Stats
 
 	mu     sync.RWMutex             // guards what follows
@@ -191,18 +193,38 @@ func (r *Relay) box(a message.Address) *box {
 	return r.boxes[a]
 }
 
-// Accept decides for each receiver of e that is open: bit i of open is To[i],
-// and 0 means all. The owner is told once for each, with token+i, perhaps before
-// Accept returns. e may be used again then; its Raw must stay as it is.
+// Arrival is how an envelope came.
+type Arrival struct {
+	Open    uint64          // the receivers that it still is for: bit i is To[i]; 0: all
+	Age     uint32          // seconds
+	Link    string          // the server that brought it; "": one of our devices, or we ourselves
+	Passage message.Passage // with a Link
+
+	// Verified says that it comes from its author's home, by the link or by its proof.
+	Verified bool
+}
+
+// Accept decides for each receiver of e that is open. The owner is told once for each,
+// with token+i, perhaps before Accept returns. e may be used again then; its Raw must
+// stay as it is.
 //
 // If e's author has other devices here, they get it too, and a receiver counts as
-// safe only when they are.
-func (r *Relay) Accept(t *spool.Turn, e *message.Envelope, open uint64, age uint32, owner spool.Owner, token uint64) {
-	put := spool.Put{Raw: e.Raw, Priority: e.Priority, Age: age, Life: e.Lifetime, Owner: owner}
+// safe only when they are. Who gets it from another server than its author's home takes
+// responsibility, and tells the author himself: the owner learns that it is held.
+func (r *Relay) Accept(t *spool.Turn, e *message.Envelope, a Arrival, owner spool.Owner, token uint64) {
+	put := spool.Put{Raw: e.Raw, Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner}
+	if a.Link != "" && !a.Verified {
+		put.Raw = message.Pack(&message.Passage{Unverified: true}, 0, e.Raw)
+	}
+	if a.Verified && (e.Kind == message.Receipt || e.Kind == message.Bounce) {
+		r.answered(t, e)
+	}
 	others := r.others(e)
+	vouch := a.Link != "" && a.Link != e.From.Server()
 	accepted := false
+	var away far
 	for i, to := range e.To {
-		if open != 0 && open&(1<<i) == 0 {
+		if a.Open != 0 && a.Open&(1<<i) == 0 {
 			continue
 		}
 		put.Owner, put.Token = owner, token+uint64(i)
@@ -210,27 +232,32 @@ func (r *Relay) Accept(t *spool.Turn, e *message.Envelope, open uint64, age uint
 		if no == nil {
 			accepted = true
 		}
-		if others != nil || no == nil && len(b.queues) > 1 {
-			branch := r.newBranch(e, to, b, owner, put.Token, others)
-			if no != nil {
-				branch.Settled(t, theirs, message.Refused, no)
+		elsewhere := no == nil && b == nil
+		if others != nil || vouch && !elsewhere || no == nil && b != nil && len(b.queues) > 1 {
+			branch := r.newBranch(e, to, b, owner, put.Token, others, vouch)
+			put.Owner, put.Token = branch, theirs
+			if no == nil && b != nil {
+				for i, q := range b.queues {
+					put.Token = uint64(i)
+					q.Put(t, put)
+				}
 				continue
 			}
-			put.Owner = branch
-			for i, q := range b.queues {
-				put.Token = uint64(i)
-				q.Put(t, put)
-			}
-			continue
 		}
-		if no != nil {
-			owner.Settled(t, put.Token, message.Refused, no)
-			continue
+		switch {
+		case no != nil:
+			put.Owner.Settled(t, put.Token, message.Refused, no)
+		case elsewhere:
+			away.add(to.Server(), i, put.Owner, put.Token)
+		default:
+			b.queues[0].Put(t, put)
 		}
-		b.queues[0].Put(t, put)
 	}
 	if accepted {
 		r.stats.Accepted.Add(1)
+	}
+	if away != nil {
+		r.putAway(t, e, &a, away)
 	}
 	if others != nil {
 		put.Owner = others
@@ -241,11 +268,16 @@ func (r *Relay) Accept(t *spool.Turn, e *message.Envelope, open uint64, age uint
 	}
 }
 
+// decide returns the queues of a receiver, none if he is elsewhere, or says why he
+// can't be one.
 func (r *Relay) decide(to message.Address) (*box, *message.Refusal) {
 	if b := r.box(to); b != nil {
 		return b, nil
 	}
 	if to.Server() != r.home {
+		if r.hops.Load() > 0 {
+			return nil, nil
+		}
 		return nil, message.Refuse(message.CodeNoRoute, "%s knows no way to server %s", r.home, to.Server())
 	}
 	return nil, message.Refuse(message.CodeNoUser, "%s has no user %s", r.home, to.User())

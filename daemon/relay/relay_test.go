@@ -97,7 +97,7 @@ func (o *office) bring(e *message.Envelope, open uint64) {
 		o.t.Fatal(err)
 	}
 	var turn spool.Turn
-	o.Accept(&turn, e, open, 0, o, e.Counter*100)
+	o.Accept(&turn, e, relay.Arrival{Open: open}, o, e.Counter*100)
 	turn.Run()
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
 	"github.com/noipchat/noipchat/daemon/pump"
+	"github.com/noipchat/noipchat/daemon/relay"
 	"github.com/noipchat/noipchat/daemon/spool"
 	"github.com/noipchat/noipchat/daemon/wire"
 )
@@ -36,7 +37,7 @@ func (s *session) Take(e *message.Envelope, transit wire.Transit, token uint64) 
 		no = s.counted(e.Counter)
 	}
 	if no == nil {
-		s.host.relay.Accept(&s.Turn, e, transit.Open, transit.Age, s, token)
+		s.host.relay.Accept(&s.Turn, e, relay.Arrival{Open: transit.Open, Age: transit.Age}, s, token)
 		return
 	}
 	for i := range e.To {
@@ -81,6 +82,9 @@ func (s *session) Acked(q *spool.Queue, e *spool.Entry, _ []wire.Exception) {
 
 // Transit implements pump.Side.
 func (s *session) Transit(_ *spool.Entry, raw []byte) (wire.Transit, []byte) {
+	if envelope := message.EnvelopeOf(raw); len(envelope) != len(raw) {
+		return wire.Transit{Passage: message.Passage{Unverified: true}}, envelope
+	}
 	return wire.Transit{}, raw
 }
 

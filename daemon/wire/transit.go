@@ -12,6 +12,8 @@ import (
 type Transit struct {
 	Open uint64 // the receivers it still is for: bit i is To[i]; 0: all
 	Age  uint32 // seconds since it was written, as far as its holders could tell
+
+	Passage message.Passage // between servers; to a device only whether it is unverified
 }
 
 // EnvelopeSize is the length of an envelope's frame.
@@ -28,6 +30,9 @@ func transitSize(t Transit) int {
 			n += 2
 		}
 		n += open // each index is below 64: one byte
+	}
+	if !t.Passage.IsZero() {
+		n += len(t.Passage.AppendMap(nil)) - 1
 	}
 	return n
 }
@@ -46,7 +51,7 @@ func appendTransit(b []byte, t Transit) []byte {
 		b = appendOpen(b, t.Open)
 	}
 	b = message.AppendUint(b, uint64(t.Age))
-	return message.AppendMap(b, 0)
+	return t.Passage.AppendMap(b)
 }
 
 func appendOpen(b []byte, open uint64) []byte {
@@ -73,7 +78,7 @@ func readTransit(r *message.Reader) (t Transit) {
 		t.Open = readOpen(r)
 	}
 	t.Age = uint32(r.Uint(1<<32 - 1))
-	r.Fields(nil)
+	r.Fields(func(key uint64) bool { return t.Passage.Field(r, key) })
 	return t
 }
 

@@ -1,0 +1,275 @@
+package relay
+
+import (
+	"sync"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/spool"
+)
+
+// What is for other servers' users waits in a queue for each server, once for all who
+// live there. A next server's ack ends our part in what we only pass on. What our own
+// users have sent rests then, and is offered again in growing intervals, until the
+// receivers' home has said what became of it: so even a server on the way that burns
+// down loses nothing.
+
+// far is an envelope's receivers on other servers.
+type far map[string]*farOwner
+
+// farOwner is the spool's owner of what waits for one server, and tells that of each
+// receiver there once.
+type farOwner struct {
+	mask uint64
+
+	mu sync.Mutex
+	to []farReceiver // who has not been told; guarded by mu
+}
+
+type farReceiver struct {
+	index int
+	owner spool.Owner
+	token uint64
+}
+
+func (f *far) add(server string, index int, owner spool.Owner, token uint64) {
+	if *f == nil {
+		*f = far{}
+	}
+	o := (*f)[server]
+	if o == nil {
+		o = &farOwner{}
+		(*f)[server] = o
+	}
+	o.mask |= 1 << index
+	o.to = append(o.to, farReceiver{index, owner, token})
+}
+
+// Settled implements spool.Owner: it is so for all who have not been told.
+func (o *farOwner) Settled(t *spool.Turn, _ uint64, s message.State, no *message.Refusal) {
+	o.mu.Lock()
+	to := o.to
+	o.to = nil
+	o.mu.Unlock()
+	for _, r := range to {
+		r.owner.Settled(t, r.token, s, no)
+	}
+}
+
+// tell tells of one receiver, and whether he had not been told.
+func (o *farOwner) tell(t *spool.Turn, index int, s message.State, no *message.Refusal) bool {
+	o.mu.Lock()
+	for i, r := range o.to {
+		if r.index == index {
+			o.to = append(o.to[:i], o.to[i+1:]...)
+			o.mu.Unlock()
+			r.owner.Settled(t, r.token, s, no)
+			return true
+		}
+	}
+	o.mu.Unlock()
+	return false
+}
+
+// SetFederation says how many servers mail from here may cross, 0 if there are no
+// others, and after what time it is offered again for the first time when nothing was
+// heard of it.
+func (r *Relay) SetFederation(hops int, resend time.Duration) {
+	r.hops.Store(int32(hops))
+	r.resend.Store(int64(resend))
+}
+
+// putAway puts an envelope into the queues for its receivers' servers.
+func (r *Relay) putAway(t *spool.Turn, e *message.Envelope, a *Arrival, away far) {
+	p := a.Passage
+	if hops := uint8(r.hops.Load()); a.Link == "" || p.Hops > hops {
+		p.Hops = hops
+	}
+	if len(p.Path) < message.MaxPath {
+		p.Path = append(p.Path[:len(p.Path):len(p.Path)], r.home)
+	}
+	for server, owner := range away {
+		r.sp.Queue(server).Put(t, spool.Put{
+			Raw: message.Pack(&p, owner.mask, e.Raw), Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner, Open: owner.mask,
+		})
+	}
+}
+
+// Said is what a server said of one receiver in its ack.
+type Said struct {
+	Receiver int
+	State    message.State
+	No       *message.Refusal
+}
+
+// maxResend bounds the intervals in which mail is offered again.
+const maxResend = time.Hour
+
+// Taken notes that the server via has acked an entry of a queue for a server, with
+// what it said of receivers other than that they have it.
+func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, via string, said []Said) {
+	_, open, raw, err := message.Unpack(q.Raw(e))
+	var env message.Envelope
+	if err == nil {
+		err = env.Parse(raw)
+	}
+	if err != nil {
+		q.End(t, e, message.Held)
+		return
+	}
+	var later time.Duration
+	for _, s := range said {
+		if s.No != nil && !s.No.Permanent {
+			later = max(later, s.No.After, 5*time.Second)
+		}
+	}
+	kept := env.From.Server() == r.home && env.From.User() != "" && env.Kind != message.Receipt
+	switch {
+	case !kept && later == 0:
+		q.End(t, e, message.Held)
+		return
+	case !kept:
+		q.Rest(e, later)
+		return
+	}
+	q.SetOpen(e, all(open, len(env.To)))
+	left := q.Open(e)
+	if via == q.Name() { // its users are there: what it says holds
+		fates := map[int]Said{}
+		for _, s := range said {
+			fates[s.Receiver] = s
+		}
+		for i := range env.To {
+			s, other := fates[i]
+			switch {
+			case left&(1<<i) == 0:
+			case !other:
+				left = r.fate(t, l, q, e, &env, i, message.Delivered, nil)
+			case s.No != nil && s.No.Permanent:
+				left = r.fate(t, l, q, e, &env, i, s.State, s.No)
+			}
+		}
+	}
+	if left == 0 {
+		q.End(t, e, message.Delivered)
+		return
+	}
+	if later == 0 {
+		later = min(time.Duration(r.resend.Load())<<min(q.Tries(e), 10), maxResend)
+	}
+	q.Rest(e, later)
+}
+
+// all is the mask of all receivers if none is given.
+func all(open uint64, receivers int) uint64 {
+	if open != 0 {
+		return open
+	}
+	return 1<<receivers - 1
+}
+
+// fate notes what became of an entry for one receiver, and tells its author. It returns
+// the receivers that are left.
+func (r *Relay) fate(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, env *message.Envelope, index int, s message.State, no *message.Refusal) (left uint64) {
+	left = q.Narrow(e, 1<<index)
+	r.remember(Event{time.Now(), message.IDOf(env.Raw), env.To[index], s, because(no)})
+	if owner, _ := e.Owner(); owner != nil {
+		if f, ok := owner.(*farOwner); ok && f.tell(t, index, s, no) {
+			return left
+		}
+	}
+	report := message.Report{State: s, Receiver: env.To[index], Device: env.Device}
+	if no != nil {
+		report.Code, report.Reason = no.Code, no.Reason
+	}
+	l.account(account{relay: r, to: env.From, report: report}).report.Counters.Add(env.Counter)
+	return left
+}
+
+func because(no *message.Refusal) string {
+	if no == nil {
+		return ""
+	}
+	return no.Reason
+}
+
+// maxAnswered bounds how many numbers of one report are looked for.
+const maxAnswered = 1 << 16
+
+// answered ends our keeping of what a receipt or bounce of the receivers' home, or of a
+// receiver himself, is about.
+func (r *Relay) answered(t *spool.Turn, e *message.Envelope) {
+	var p message.Report
+	if p.Parse(e.Body) != nil || p.State == message.Held || p.Receiver.Server() != e.From.Server() || p.Receiver.Server() == r.home {
+		return
+	}
+	q := r.sp.Find(p.Receiver.Server())
+	if q == nil {
+		return
+	}
+	var no *message.Refusal
+	if p.Code != 0 {
+		no = message.Refuse(p.Code, "%s", p.Reason)
+	}
+	state := min(p.State, message.Delivered)
+	budget := uint64(maxAnswered)
+	for _, g := range p.Counters {
+		for n := g.First; n <= g.Last && budget > 0; n++ {
+			budget--
+			entry, packed := q.ByAuthor(p.Device, n)
+			if entry == nil {
+				continue
+			}
+			_, open, raw, err := message.Unpack(packed)
+			var env message.Envelope
+			if err != nil || env.Parse(raw) != nil {
+				continue
+			}
+			q.SetOpen(entry, all(open, len(env.To)))
+			for i, to := range env.To {
+				if to != p.Receiver || q.Open(entry)&(1<<i) == 0 {
+					continue
+				}
+				r.remember(Event{time.Now(), message.IDOf(raw), to, state, p.Reason})
+				left := q.Narrow(entry, 1<<i)
+				if owner, _ := entry.Owner(); owner != nil {
+					if f, ok := owner.(*farOwner); ok {
+						f.tell(t, i, state, no)
+					}
+				}
+				if left == 0 {
+					q.End(t, entry, state)
+				}
+			}
+		}
+	}
+}
+
+// oweAway is owe for what is given up in a queue for a server: each receiver there is
+// reported, if it is our own user's; what we pass on, its home gives up too.
+func (r *Relay) oweAway(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, report message.Report) {
+	_, open, raw, err := message.Unpack(q.Raw(e))
+	var env message.Envelope
+	if err != nil || env.Parse(raw) != nil || env.From.Server() != r.home {
+		q.Forget(e)
+		return
+	}
+	q.SetOpen(e, all(open, len(env.To)))
+	left := q.Open(e)
+	if left == 0 {
+		q.Forget(e)
+	}
+	for i, to := range env.To {
+		if left&(1<<i) == 0 {
+			continue
+		}
+		r.remember(Event{time.Now(), e.ID(), to, report.State, report.Reason})
+		p := report
+		p.Receiver, p.Device = to, env.Device
+		a := l.account(account{relay: r, to: env.From, report: p, q: q})
+		a.report.Counters.Add(env.Counter)
+		if left &^= 1 << i; left == 0 {
+			a.done = append(a.done, e)
+		}
+	}
+}
