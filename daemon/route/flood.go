@@ -100,11 +100,11 @@ func (f *Flood) Used() (bytes int64, copies, tombstones int) {
 
 // AddPeer makes a peer known, and returns which copies are to be queued for it.
 func (f *Flood) AddPeer(peer Server) []ID {
-	n, ok := f.number(peer)
-	if ok {
+	if _, known := f.number(peer); known || peer == (Server{}) {
 		return nil
 	}
-	if n = slices.Index(f.peers, Server{}); n < 0 {
+	n := slices.Index(f.peers, Server{})
+	if n < 0 {
 		if n = len(f.peers); n >= maxFloodPeers {
 			return nil
 		}
