@@ -27,6 +27,7 @@ import (
 	"github.com/noipchat/noipchat/daemon/durable"
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/peer"
 	"github.com/noipchat/noipchat/daemon/relay"
 	"github.com/noipchat/noipchat/daemon/session"
 	"github.com/noipchat/noipchat/daemon/spool"
@@ -52,17 +53,17 @@ type Daemon struct {
 	key     identity.Key
 	lock    io.Closer
 
-	users    *identity.Users
-	counters *identity.Counters
-	servers  *identity.Servers
-	links    links // nil: there are none
-	spool    *spool.Spool
-	relay    *relay.Relay
-	host     *session.Host
-	control  net.Listener
-	metrics  http.Handler
-	gather   func() (map[string]float64, error)
-	notices  []string // of the start
+	users      *identity.Users
+	counters   *identity.Counters
+	servers    *identity.Servers
+	federation *peer.Peers
+	spool      *spool.Spool
+	relay      *relay.Relay
+	host       *session.Host
+	control    net.Listener
+	metrics    http.Handler
+	gather     func() (map[string]float64, error)
+	notices    []string // of the start
 
 	interfaces interfaces
 	stdio      transport.Listener // for noipchatd --stdio, which connects other lines to this process
@@ -136,7 +137,14 @@ func (d *Daemon) openState() (err error) {
 		return err
 	}
 	d.setPeers(c)
-	d.host = session.New(c.Name, d.key, d.users, d.counters, d.relay, d.spool, session.Options{Log: d.o.Log})
+	d.federation, err = peer.New(peer.Options{
+		Home: c.Name, Key: d.key, State: d.o.State, Servers: d.servers, Relay: d.relay, Spool: d.spool,
+		Agent: "noipchatd/" + d.o.Version, Log: d.o.Log,
+	})
+	if err != nil {
+		return err
+	}
+	d.host = session.New(c.Name, d.key, d.users, d.counters, d.relay, d.spool, session.Options{Log: d.o.Log, Links: d.federation.Accept})
 	d.setLimits(c)
 	known := map[message.DeviceID]bool{}
 	for _, u := range d.users.List() {
@@ -170,6 +178,7 @@ func (d *Daemon) openSockets(ctx context.Context) (err error) {
 		return err
 	}
 	d.host.SetPublic(d.interfaces.public())
+	d.setPeers(c)
 	path := filepath.Join(d.o.Runtime, "control.sock")
 	if f := d.interfaces.claim("unix", path); f != nil {
 		d.control, err = control.FromFile(f)
@@ -207,6 +216,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g.Go(func() error { return d.host.Serve(stdio) })
 	d.scrape.commit(d.conf().Metrics.Listen, d.scraped)
 	g.Go(func() error { return d.host.Watch(serving) })
+	g.Go(func() error { return d.federation.Run(serving) })
 	g.Go(func() error { d.retry(serving); return nil })
 	g.Go(func() error { return control.Serve(serving, d.control, control.NewHandler(d, d.o.Log), d.o.Log) })
 	g.Go(func() error { d.follow(serving); return nil })
@@ -223,7 +233,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	systemd.Notify("READY=1", "STATUS="+d.statusLine())
 	g.Go(func() error { systemd.Report(serving, d.statusLine); return nil })
 	err := g.Wait()
-	d.host.Close(message.Defer(message.CodeStopping, time.Second, "the server is going down"))
+	stopping := message.Defer(message.CodeStopping, time.Second, "the server is going down")
+	d.federation.Close(stopping)
+	d.host.Close(stopping)
 	endSpool()
 	return errors.Join(err, below.Wait(), d.counters.Close(), d.servers.Close())
 }

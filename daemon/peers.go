@@ -11,40 +11,9 @@ import (
 	"github.com/noipchat/noipchat/daemon/config"
 	"github.com/noipchat/noipchat/daemon/control"
 	"github.com/noipchat/noipchat/daemon/identity"
+	"github.com/noipchat/noipchat/daemon/peer"
+	"github.com/noipchat/noipchat/daemon/transport"
 )
-
-// links is what is connected to other servers, as the admin sees it.
-type links interface {
-	Peers() []peerState   // those that it has something to say of
-	Routes() []routeState // those that were learnt
-	// Refresh says that a server's standing has changed: a link that Meet would
-	// refuse now ends.
-	Refresh(name string)
-}
-
-// peerState is how it stands with one peer; see control.Peer.
-type peerState struct {
-	Name  string
-	State string // control.Up, Down or Connecting
-	Err   error  // the last one; nil: none
-
-	Kind, Remote string // of the link that is up
-	Cost         int
-	Since, Next  time.Time // it has this state; it will be tried again
-	RTT          time.Duration
-
-	Read, Written  int64 // bytes, since the start
-	Sent, Received int64 // envelopes
-}
-
-// routeState is a route that was learnt; see control.Route.
-type routeState struct {
-	Server, Via string
-	Key         identity.PublicKey // as it was announced
-	Metric      int
-	Hops        int // 0: not known
-	Age         time.Duration
-}
 
 // ownKey refuses a configuration that has this server's own key for a peer's.
 func ownKey(c *config.Config, key identity.PublicKey) error {
@@ -66,6 +35,26 @@ func (d *Daemon) setPeers(c *config.Config) {
 	}
 	unknown, _ := identity.ParseUnknown(c.Federation.Unknown) // Load has checked it
 	d.servers.Configure(peers, unknown)
+	if d.federation == nil {
+		return
+	}
+	to := peer.Config{
+		MaxHops: c.MaxHops, Open: unknown != identity.RefuseUnknown, Refuse: c.Federation.Unverified == "refuse", Public: d.interfaces.public(),
+	}
+	for _, p := range c.Peers {
+		q := peer.Peer{Name: p.Name, Reaches: p.Reaches}
+		for _, k := range linksOf(p) {
+			q.Ways = append(q.Ways, peer.Way{
+				Address: transport.Address{Kind: k.Kind, Local: k.Local, Remote: cmp.Or(k.Remote, transport.Command(k.Command))},
+				Timeout: time.Duration(k.TimeoutSeconds * float64(time.Second)), Cost: k.Cost,
+			})
+		}
+		to.Peers = append(to.Peers, q)
+	}
+	d.federation.Configure(to)
+	for _, s := range d.servers.List() {
+		d.federation.Refresh(s.Name)
+	}
 }
 
 // Peers implements control.Daemon.
@@ -92,9 +81,7 @@ func (d *Daemon) decide(who string, say func(string) (identity.Server, error)) (
 	if err != nil {
 		return control.Peer{}, err
 	}
-	if d.links != nil {
-		d.links.Refresh(s.Name)
-	}
+	d.federation.Refresh(s.Name)
 	return d.peers([]identity.Server{s})[0], nil
 }
 
@@ -123,16 +110,18 @@ func (d *Daemon) peers(servers []identity.Server) []control.Peer {
 			v.Messages, v.Bytes, v.OldestSeconds = info.Messages, info.Bytes, info.Oldest.Seconds()
 		}
 	}
-	if d.links == nil {
-		return all
-	}
-	for _, s := range d.links.Peers() {
+	for _, s := range d.federation.States() {
 		v := at[s.Name]
 		if v == nil {
 			continue
 		}
-		v.State, v.Kind, v.Remote, v.Cost = s.State, s.Kind, s.Remote, s.Cost
-		v.Since, v.Next, v.RTTSeconds = s.Since, s.Next, s.RTT.Seconds()
+		switch {
+		case s.Up:
+			v.State = control.Up
+		case s.Dialing:
+			v.State = control.Connecting
+		}
+		v.Kind, v.Remote, v.Cost, v.Since, v.Next = s.Kind, s.Remote, s.Cost, s.Since, s.Next
 		v.BytesIn, v.BytesOut, v.Sent, v.Received = s.Read, s.Written, s.Sent, s.Received
 		if s.Err != nil {
 			v.Error = s.Err.Error()
@@ -164,14 +153,12 @@ func linksOf(p config.Peer) (all []control.Link) {
 // Routes implements control.Daemon: what was learnt, and what the configuration says.
 func (d *Daemon) Routes(context.Context) ([]control.Route, error) {
 	var all []control.Route
-	if d.links != nil {
-		for _, r := range d.links.Routes() {
-			v := control.Route{Server: r.Server, Via: r.Via, Metric: r.Metric, Hops: r.Hops, AgeSeconds: r.Age.Seconds()}
-			_, v.Fingerprint = keyText(r.Key)
-			key, _ := d.servers.Known(r.Server)
-			v.Verified = !r.Key.IsZero() && key == r.Key
-			all = append(all, v)
-		}
+	for _, r := range d.federation.Routes() {
+		v := control.Route{Server: r.Server, Via: r.Via, Metric: r.Metric, AgeSeconds: time.Since(r.Since).Seconds()}
+		_, v.Fingerprint = keyText(r.Key)
+		key, _ := d.servers.Known(r.Server)
+		v.Verified = !r.Key.IsZero() && key == r.Key
+		all = append(all, v)
 	}
 	for _, p := range d.conf().Peers {
 		for _, name := range p.Reaches {

@@ -133,8 +133,8 @@ func (d *Daemon) apply(c *config.Config, changes []config.Change) error {
 	// Nothing fails from here on.
 	d.scrape.commit(c.Metrics.Listen, scrape)
 	d.setLimits(c)
-	d.setPeers(c)
 	d.host.SetPublic(d.interfaces.public())
+	d.setPeers(c)
 	return nil
 }
 

@@ -171,6 +171,9 @@ func marks(m client.Message) string {
 	if m.First {
 		all = "first, " + all
 	}
+	if m.Unverified {
+		all = "unverified, " + all
+	}
 	return all
 }
 

@@ -176,6 +176,9 @@ func (a *app) printReceived(out io.Writer, m client.Message) error {
 	if m.First {
 		fields = append(fields, "first")
 	}
+	if m.Unverified {
+		fields = append(fields, "unverified")
+	}
 	_, err := fmt.Fprintln(out, strings.Join(fields, "\t"))
 	return err
 }

@@ -323,7 +323,7 @@ func (l *link) pong() error {
 }
 
 func (l *link) take(body []byte) error {
-	_, raw, err := wire.ParseEnvelope(body)
+	transit, raw, err := wire.ParseEnvelope(body)
 	if err != nil {
 		return err
 	}
@@ -334,7 +334,7 @@ func (l *link) take(body []byte) error {
 	if len(l.incoming) >= l.c.o.Window.Count {
 		return fmt.Errorf("%w: more under way than the window", wire.ErrProtocol)
 	}
-	l.incoming = append(l.incoming, Incoming{Envelope: e, At: time.Now(), Server: l.hello.Name})
+	l.incoming = append(l.incoming, Incoming{Envelope: e, At: time.Now(), Server: l.hello.Name, Unverified: transit.Passage.Unverified})
 	return nil
 }
 

@@ -100,7 +100,7 @@ func TestStatusByPrefix(t *testing.T) {
 	// The same id twice (a note to oneself) is one message; two ids are too many.
 	twin := ids[0]
 	twin[15]++
-	_, err := s.writer.ExecContext(t.Context(), "INSERT INTO message SELECT NULL, ?, 0, sender, device, counter, kind, created, at, server, receivers, shown, body, NULL, first FROM message WHERE id = ?", ids[0][:], ids[0][:])
+	_, err := s.writer.ExecContext(t.Context(), "INSERT INTO message SELECT NULL, ?, 0, sender, device, counter, kind, created, at, server, receivers, shown, body, NULL, first, unverified FROM message WHERE id = ?", ids[0][:], ids[0][:])
 	check(t, err)
 	if m, found, err := s.StatusByPrefix(ids[0].String()[:8]); !found || err != nil || !m.Out {
 		t.Errorf("twice the same id: %+v, %v, %v", m, found, err)

@@ -15,6 +15,8 @@ type Incoming struct {
 	Envelope *message.Envelope // parsed; it may share the network's buffer
 	At       time.Time         // zero: now
 	Server   string            // who gave it
+
+	Unverified bool // by that server, which doesn't know the key of the author's
 }
 
 // Received is what became of an Incoming.
@@ -71,7 +73,7 @@ func (s *Store) receive(account *Account, in *Incoming, result *Received, files 
 		return err
 	}
 	if e.Sealing == message.Plain && e.Kind == message.File {
-		result.Whole, result.Err, err = s.receiveFile(e, at, in.Server, files)
+		result.Whole, result.Err, err = s.receiveFile(in, at, files)
 		return err
 	}
 	if e.Sealing == message.Plain && e.Kind == message.Members {
@@ -84,7 +86,7 @@ func (s *Store) receive(account *Account, in *Incoming, result *Received, files 
 	}
 	m := Message{ID: message.IDOf(e.Raw), From: message.Address(strings.Clone(string(e.From))), Device: e.Device, Counter: e.Counter,
 		State: StateUnsupported, Kind: e.Kind, Created: storedTime(int64(e.Created)), At: storedTime(at.UnixMilli()),
-		Server: strings.Clone(in.Server), listID: e.List}
+		Server: strings.Clone(in.Server), listID: e.List, Unverified: in.Unverified}
 	for _, a := range e.To {
 		m.To = append(m.To, message.Address(strings.Clone(string(a))))
 	}
@@ -228,7 +230,8 @@ func (s *Store) report(account *Account, e *message.Envelope, at time.Time) (cha
 	if e.From == account.Address && p.State == message.Read && p.Receiver == account.Address {
 		return nil, nil, s.readElsewhere(e.To, &p)
 	}
-	mayKnow := e.From == p.Receiver || from == p.Receiver.Server() || failure && from == account.Address.Server()
+	home := from == account.Address.Server() && p.State != message.Read // it was told by the receiver's home
+	mayKnow := e.From == p.Receiver || from == p.Receiver.Server() || home
 	if !mayKnow {
 		return nil, fmt.Errorf("report: %s can't know what became of a message to %s", from, p.Receiver), nil
 	}

@@ -234,3 +234,20 @@ func TestFirst(t *testing.T) {
 		}
 	}
 }
+
+// What our home can't verify is marked, now and when it is read again.
+func TestReceiveUnverified(t *testing.T) {
+	s := aliceStore(t)
+	forged, sure := textFrom(t, 1, "who am I?"), textFrom(t, 2, "me")
+	forged.Unverified = true
+	for i, r := range receive(t, s, forged, sure) {
+		if r.Message.Unverified != (i == 0) {
+			t.Errorf("text %d came as unverified %v", i+1, r.Message.Unverified)
+		}
+	}
+	all, err := s.History(Query{})
+	check(t, err)
+	if len(all) != 2 || !all[0].Unverified || all[1].Unverified {
+		t.Errorf("the history has %+v", all)
+	}
+}

@@ -63,7 +63,8 @@ func (s *Store) filePath(seq int64) string {
 }
 
 // receiveFile takes an envelope of a file. wrong is why it has no effect.
-func (s *Store) receiveFile(e *message.Envelope, at time.Time, server string, all *arrivals) (complete bool, wrong, err error) {
+func (s *Store) receiveFile(in *Incoming, at time.Time, all *arrivals) (complete bool, wrong, err error) {
+	e := in.Envelope
 	what, wrong := message.ParseFile(e.Body)
 	if wrong != nil {
 		return false, wrong, nil
@@ -75,7 +76,7 @@ func (s *Store) receiveFile(e *message.Envelope, at time.Time, server string, al
 	case *message.Withdrawal:
 		counter = b.Manifest
 	}
-	a, wrong, err := s.arriving(e, counter, at, server, all)
+	a, wrong, err := s.arriving(in, counter, at, all)
 	if a == nil || wrong != nil || err != nil {
 		return false, wrong, err
 	}
@@ -100,7 +101,8 @@ func (s *Store) receiveFile(e *message.Envelope, at time.Time, server string, al
 }
 
 // arriving returns the file with this manifest, and makes it if it is new.
-func (s *Store) arriving(e *message.Envelope, counter uint64, at time.Time, server string, all *arrivals) (a *arriving, wrong, err error) {
+func (s *Store) arriving(in *Incoming, counter uint64, at time.Time, all *arrivals) (a *arriving, wrong, err error) {
+	e := in.Envelope
 	a = &arriving{}
 	var got []byte
 	err = s.row("SELECT seq, manifest, size, got, bytes, ended FROM infile WHERE sender = ? AND device = ? AND counter = ?",
@@ -119,8 +121,8 @@ func (s *Store) arriving(e *message.Envelope, counter uint64, at time.Time, serv
 				return nil, wrong, err
 			}
 		}
-		err = s.row("INSERT INTO infile (sender, device, counter, server, got, bytes, began) VALUES (?, ?, ?, ?, ?, 0, ?) RETURNING seq",
-			e.From, int64(e.Device), int64(counter), server, message.AppendRanges(nil, nil), at.UnixMilli()).Scan(&a.seq)
+		err = s.row("INSERT INTO infile (sender, device, counter, server, unverified, got, bytes, began) VALUES (?, ?, ?, ?, ?, ?, 0, ?) RETURNING seq",
+			e.From, int64(e.Device), int64(counter), in.Server, in.Unverified, message.AppendRanges(nil, nil), at.UnixMilli()).Scan(&a.seq)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -250,7 +252,7 @@ func (s *Store) endFile(a *arriving, all *arrivals, why string) error {
 
 // FinishFiles checks the files that have come whole, and puts them into the history.
 func (s *Store) FinishFiles(ctx context.Context) (finished []Message, err error) {
-	rows, err := s.db.Query("SELECT seq, manifest, server FROM infile WHERE complete = 1 ORDER BY seq")
+	rows, err := s.db.Query("SELECT seq, manifest, server, unverified FROM infile WHERE complete = 1 ORDER BY seq")
 	if err != nil {
 		return nil, s.failed("reading what files have come", err)
 	}
@@ -259,11 +261,13 @@ func (s *Store) FinishFiles(ctx context.Context) (finished []Message, err error)
 		seq      int64
 		manifest []byte
 		server   string
+
+		unverified bool
 	}
 	var all []whole
 	for rows.Next() {
 		var w whole
-		if err := rows.Scan(&w.seq, &w.manifest, &w.server); err != nil {
+		if err := rows.Scan(&w.seq, &w.manifest, &w.server, &w.unverified); err != nil {
 			return nil, s.failed("reading what files have come", err)
 		}
 		all = append(all, w)
@@ -272,7 +276,7 @@ func (s *Store) FinishFiles(ctx context.Context) (finished []Message, err error)
 		return nil, s.failed("reading what files have come", err)
 	}
 	for _, w := range all {
-		m, err := s.finishFile(ctx, w.seq, w.manifest, w.server)
+		m, err := s.finishFile(ctx, w.seq, w.manifest, w.server, w.unverified)
 		if err != nil {
 			return finished, err
 		}
@@ -281,7 +285,7 @@ func (s *Store) FinishFiles(ctx context.Context) (finished []Message, err error)
 	return finished, nil
 }
 
-func (s *Store) finishFile(ctx context.Context, seq int64, raw []byte, server string) (m Message, err error) {
+func (s *Store) finishFile(ctx context.Context, seq int64, raw []byte, server string, unverified bool) (m Message, err error) {
 	var e message.Envelope
 	if err := e.Parse(raw); err != nil {
 		return m, fmt.Errorf("the manifest of file %d: %w", seq, err)
@@ -302,7 +306,7 @@ func (s *Store) finishFile(ctx context.Context, seq int64, raw []byte, server st
 		}
 		m = Message{ID: message.IDOf(raw), From: e.From, Device: e.Device, Counter: e.Counter, To: e.To, State: message.Delivered.String(),
 			Out: ofOurs(&account, &e), Kind: e.Kind, Created: storedTime(int64(e.Created)), At: storedTime(time.Now().UnixMilli()),
-			Server: server, Body: file.Name, File: &file}
+			Server: server, Body: file.Name, File: &file, Unverified: unverified}
 		var reading any
 		if !m.Out {
 			reading = notShown

@@ -26,8 +26,9 @@ type Message struct {
 	Server     string            `json:"server,omitempty"`
 	Body       string            `json:"text"` // of a file, its name
 	File       *File             `json:"file,omitempty"`
-	First      bool              `json:"first,omitempty"` // the first that came from somebody who was a stranger then
-	List       string            `json:"list,omitempty"`  // the name of the list that it is to, if that is known
+	First      bool              `json:"first,omitempty"`      // the first that came from somebody who was a stranger then
+	List       string            `json:"list,omitempty"`       // the name of the list that it is to, if that is known
+	Unverified bool              `json:"unverified,omitempty"` // our home doesn't know the key of the author's, and can't tell whether he wrote it
 
 	listID message.ListID
 }
@@ -78,7 +79,7 @@ const (
 // messageColumns are what scanMessage reads, of a table that is called m.
 const messageColumns = "m.seq, " + messageFields
 
-const messageFields = "m.id, m.out, m.sender, m.device, m.counter, m.kind, m.created, m.at, m.server, m.receivers, m.shown, m.first, m.body, m.list"
+const messageFields = "m.id, m.out, m.sender, m.device, m.counter, m.kind, m.created, m.at, m.server, m.receivers, m.shown, m.first, m.unverified, m.body, m.list"
 
 // ofPeople leaves out what machines tell one another: what waits in the outbox, and
 // receipts and bounces that came in sealed.
@@ -89,7 +90,7 @@ func scanMessage(row scanner) (m Message, err error) {
 	var device, created, at int64
 	var to string
 	var reading sql.NullInt64
-	err = row.Scan(&m.Seq, &id, &m.Out, &m.From, &device, &m.Counter, &m.Kind, &created, &at, &m.Server, &to, &reading, &m.First, &body, &list)
+	err = row.Scan(&m.Seq, &id, &m.Out, &m.From, &device, &m.Counter, &m.Kind, &created, &at, &m.Server, &to, &reading, &m.First, &m.Unverified, &body, &list)
 	if err != nil {
 		return m, err
 	}

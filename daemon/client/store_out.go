@@ -123,9 +123,9 @@ func (s *Store) insertMessage(m *Message, created int64, shown, body any) (seq i
 	if m.listID != (message.ListID{}) {
 		list = m.listID[:]
 	}
-	r, err := s.exec(`INSERT INTO message (id, out, sender, device, counter, kind, created, at, server, receivers, shown, first, body, list)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		m.ID[:], m.Out, m.From, int64(m.Device), m.Counter, m.Kind, created, m.At.UnixMilli(), m.Server, joined(m.To), shown, m.First, body, list)
+	r, err := s.exec(`INSERT INTO message (id, out, sender, device, counter, kind, created, at, server, receivers, shown, first, unverified, body, list)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		m.ID[:], m.Out, m.From, int64(m.Device), m.Counter, m.Kind, created, m.At.UnixMilli(), m.Server, joined(m.To), shown, m.First, m.Unverified, body, list)
 	if err != nil {
 		return 0, err
 	}

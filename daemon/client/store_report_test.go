@@ -72,18 +72,19 @@ func TestReportBelief(t *testing.T) {
 		state message.State
 		wrong string // "": it is believed
 	}{
-		"the receiver":                 {bob, message.Read, ""},
-		"his home":                     {"server2", message.Delivered, ""},
-		"his home, a bounce":           {"server2", message.Refused, ""},
-		"our home, a bounce":           {"server1", message.Expired, ""},
-		"our home, a receipt":          {"server1", message.Delivered, "can't know"},
-		"another server, a bounce":     {"server3", message.Refused, "can't know"},
-		"another user":                 {carol, message.Read, "can't know"},
-		"another user of his home":     {"mallory@server2", message.Read, "can't know"},
-		"one of his name elsewhere":    {"bob@server1", message.Read, "can't know"},
-		"a server that is named bob":   {"bob", message.Read, "can't know"},
-		"a user of our home, bouncing": {"mallory@server1", message.Refused, "can't know"},
-		"ourselves":                    {alice, message.Read, "can't know"},
+		"the receiver":                   {bob, message.Read, ""},
+		"his home":                       {"server2", message.Delivered, ""},
+		"his home, a bounce":             {"server2", message.Refused, ""},
+		"our home, a bounce":             {"server1", message.Expired, ""},
+		"our home, which his has told":   {"server1", message.Delivered, ""},
+		"our home, of what it can't see": {"server1", message.Read, "can't know"},
+		"another server, a bounce":       {"server3", message.Refused, "can't know"},
+		"another user":                   {carol, message.Read, "can't know"},
+		"another user of his home":       {"mallory@server2", message.Read, "can't know"},
+		"one of his name elsewhere":      {"bob@server1", message.Read, "can't know"},
+		"a server that is named bob":     {"bob", message.Read, "can't know"},
+		"a user of our home, bouncing":   {"mallory@server1", message.Refused, "can't know"},
+		"ourselves":                      {alice, message.Read, "can't know"},
 	} {
 		s := aliceStore(t)
 		m := enqueue(t, s, Outgoing{To: to(bob)})

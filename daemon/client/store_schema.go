@@ -6,7 +6,7 @@ import "fmt"
 // file's version is its user_version. A step that was in a release is never
 // changed. Times are milliseconds since 1970. Devices are 64-bit numbers, which
 // SQLite shows as signed.
-var storeSchemas = [...]string{schema1, schemaDevices, schemaFiles, schemaLists, schemaHistory}
+var storeSchemas = [...]string{schema1, schemaDevices, schemaFiles, schemaLists, schemaHistory, schemaServers}
 
 const schema1 = `
 -- Who this profile is; one row. counter is the last that an envelope took.
@@ -226,6 +226,12 @@ CREATE TABLE contact (
 	changed  TEXT,                        -- what his home named last, if there is a key among it that we don't know
 	added    INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+`
+
+const schemaServers = `
+-- 1: it came from another server's user, and our home can't verify that.
+ALTER TABLE message ADD COLUMN unverified INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE infile ADD COLUMN unverified INTEGER NOT NULL DEFAULT 0;
 `
 
 // storeApplication is "NIPC", the application_id of a file of ours.

@@ -163,8 +163,8 @@ func node(left, right hash) hash {
 	return sha256.Sum256(append(append([]byte{1}, left[:]...), right[:]...))
 }
 
-// Prove signs up to MaxTogether envelopes at once, and returns a proof for each.
-func Prove(key ed25519.PrivateKey, envelopes [][]byte) []Proof {
+// Prove signs up to MaxTogether envelopes at once, by Ed25519, and returns a proof for each.
+func Prove(sign func(msg []byte) []byte, envelopes [][]byte) []Proof {
 	proofs := make([]Proof, len(envelopes))
 	level := make([]hash, len(envelopes))
 	where := make([]int, len(envelopes))
@@ -193,7 +193,7 @@ func Prove(key ed25519.PrivateKey, envelopes [][]byte) []Proof {
 		}
 		level = next
 	}
-	signature := ed25519.Sign(key, append([]byte(proofOf), level[0][:]...))
+	signature := sign(append([]byte(proofOf), level[0][:]...))
 	for i := range proofs {
 		proofs[i].Signature = signature
 	}

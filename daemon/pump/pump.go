@@ -32,9 +32,18 @@ type Side interface {
 	Acked(q *spool.Queue, e *spool.Entry, exceptions []wire.Exception)
 	// Frame handles what is neither an envelope nor an ack, ping, pong or goodbye.
 	Frame(t wire.Type, body []byte) error
-	// Transit says what goes with an entry, but for its age, and which of its bytes are
-	// the envelope. It is called with the Flow's lock held.
-	Transit(e *spool.Entry, raw []byte) (wire.Transit, []byte)
+	// Stamp says what goes with each of some entries that leave together, but for its
+	// age, and which of its bytes are the envelope. It is called with the Flow's lock held.
+	Stamp(out []Outgoing)
+}
+
+// Outgoing is an entry that leaves.
+type Outgoing struct {
+	Queue    *spool.Queue
+	Entry    *spool.Entry
+	Raw      []byte // as it was put
+	Envelope []byte // Stamp's to set
+	Transit  wire.Transit
 }
 
 // Options are what a Flow needs.
@@ -44,6 +53,7 @@ type Options struct {
 	Ours, Theirs wire.Window // what we take, and what the other side takes
 	Start        time.Time   // what Heard is counted from
 	Exceptions   bool        // the other side may ack with exceptions
+	Overhead     int         // bytes that a Transit takes at most, above a dozen
 	Queues       []*spool.Queue
 	Greeting     []byte // frames that go first
 }
@@ -113,15 +123,18 @@ func (p *Flow) Queues() []*spool.Queue {
 	return slices.Clone(p.queues)
 }
 
-// Attach makes the Flow the pump of its queues, and of some more.
+// Attach makes the Flow the pump of some more queues; of none, of those that it has.
 func (p *Flow) Attach(more ...*spool.Queue) {
 	p.mu.Lock()
+	queues, ended := more, p.ended != nil
+	if len(more) == 0 {
+		queues = p.queues
+	}
 	for _, q := range more {
 		if !slices.Contains(p.queues, q) {
 			p.queues = append(p.queues, q)
 		}
 	}
-	queues, ended := p.queues, p.ended != nil
 	p.mu.Unlock()
 	if ended {
 		return
@@ -133,6 +146,35 @@ func (p *Flow) Attach(more ...*spool.Queue) {
 		p.detach()
 	}
 }
+
+// Drop ends the Flow's work for a queue: what it was given of it waits again.
+func (p *Flow) Drop(t *spool.Turn, q *spool.Queue) {
+	p.mu.Lock()
+	p.queues = slices.DeleteFunc(p.queues, func(x *spool.Queue) bool { return x == q })
+	p.mu.Unlock()
+	q.Detach(t, p)
+}
+
+// Offer has a frame sent that nobody has asked for, unless as much waits already.
+func (p *Flow) Offer(appendFrame func([]byte) []byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.control) > maxControl || p.ended != nil {
+		return false
+	}
+	p.control = appendFrame(p.control)
+	return true
+}
+
+// Unsaid is how many bytes of frames wait that are neither envelopes nor acks.
+func (p *Flow) Unsaid() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.control)
+}
+
+// Early handles frames that were read before Run.
+func (p *Flow) Early(plain []byte) error { return p.each(plain) }
 
 // Totals returns what has passed, and how many envelopes were given and not acked.
 func (p *Flow) Totals() (total Traffic, unacked int) {
@@ -422,7 +464,7 @@ func (p *Flow) Fill(b []byte, room int) ([]byte, bool) {
 }
 
 // FillBelow implements wire.LaneSource.
-func (p *Flow) FillBelow(b []byte, room int, below message.Priority) ([]byte, bool) {
+func (p *Flow) FillBelow(b []byte, room int, below message.Priority) (filled []byte, more bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	start := len(b)
@@ -445,8 +487,20 @@ func (p *Flow) FillBelow(b []byte, room int, below message.Priority) ([]byte, bo
 	}
 	out := &p.out
 	now, millis := p.o.Spool.Steady(), p.millis()
+	taken := 0
+	batch := batches.Get().(*[]Outgoing)
+	defer func() {
+		p.side.Stamp(*batch)
+		for i := range *batch {
+			b = wire.AppendEnvelope(b, (*batch)[i].Transit, (*batch)[i].Envelope)
+		}
+		clear(*batch)
+		*batch = (*batch)[:0]
+		batches.Put(batch)
+		filled = b
+	}()
 	for int(out.next-out.first) < p.o.Theirs.Count && out.bytes < p.o.Theirs.Bytes {
-		space, window := left()-maxHead, p.o.Theirs.Bytes-out.bytes
+		space, window := left()-taken-maxHead-p.o.Overhead, p.o.Theirs.Bytes-out.bytes
 		if out.bulk.Room() <= 0 {
 			below = min(below, message.Bulk)
 		}
@@ -462,12 +516,14 @@ func (p *Flow) FillBelow(b []byte, room int, below message.Priority) ([]byte, bo
 		out.next++
 		out.bytes += len(raw)
 		p.total.Given++
-		transit, envelope := p.side.Transit(e, raw)
-		transit.Age = now - min(born, now)
-		b = wire.AppendEnvelope(b, transit, envelope)
+		taken += len(raw) + maxHead + p.o.Overhead
+		*batch = append(*batch, Outgoing{Queue: q, Entry: e, Raw: raw, Transit: wire.Transit{Age: now - min(born, now)}})
 	}
 	return b, false
 }
+
+// batches are those that nobody fills: an idle connection has none.
+var batches = sync.Pool{New: func() any { return new([]Outgoing) }}
 
 const (
 	maxHead    = 16      // an envelope's frame before the envelope

@@ -79,6 +79,10 @@ func (r *Relay) SetFederation(hops int, resend time.Duration) {
 	r.resend.Store(int64(resend))
 }
 
+// OnAway sets who is told that something waits for a server whose queue has no pump. f
+// must not block. It is called before Accept.
+func (r *Relay) OnAway(f func(server string)) { r.wanted = f }
+
 // putAway puts an envelope into the queues for its receivers' servers.
 func (r *Relay) putAway(t *spool.Turn, e *message.Envelope, a *Arrival, away far) {
 	p := a.Passage
@@ -89,9 +93,13 @@ func (r *Relay) putAway(t *spool.Turn, e *message.Envelope, a *Arrival, away far
 		p.Path = append(p.Path[:len(p.Path):len(p.Path)], r.home)
 	}
 	for server, owner := range away {
-		r.sp.Queue(server).Put(t, spool.Put{
+		q := r.sp.Queue(server)
+		q.Put(t, spool.Put{
 			Raw: message.Pack(&p, owner.mask, e.Raw), Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner, Open: owner.mask,
 		})
+		if !q.Pumped() {
+			r.wanted(server)
+		}
 	}
 }
 

@@ -41,6 +41,7 @@ type Relay struct {
 
 	echo     echo
 	overfull func(user message.Address, device message.DeviceID, why string)
+	wanted   func(server string)
 
 	trailMu sync.Mutex
 	trail   [trailSize]Event // the last ones; guarded by trailMu
@@ -104,7 +105,7 @@ func New(home string, sp *spool.Spool) *Relay {
 	r := &Relay{
 		home: home, sp: sp, device: message.DeviceID(binary.BigEndian.Uint64(b[:])),
 		boxes: map[message.Address]*box{}, strays: map[message.Address][]*spool.Queue{}, late: make(chan struct{}, 1),
-		overfull: func(message.Address, message.DeviceID, string) {},
+		overfull: func(message.Address, message.DeviceID, string) {}, wanted: func(string) {},
 	}
 	r.echo.relay = r
 	for _, q := range sp.Queues() {
@@ -200,8 +201,9 @@ type Arrival struct {
 	Link    string          // the server that brought it; "": one of our devices, or we ourselves
 	Passage message.Passage // with a Link
 
-	// Verified says that it comes from its author's home, by the link or by its proof.
-	Verified bool
+	// Verified says that it comes from its author's home, by the link or by its proof; Known
+	// that the home's key is one that was met or confirmed, and not only announced.
+	Verified, Known bool
 }
 
 // Accept decides for each receiver of e that is open. The owner is told once for each,
@@ -213,7 +215,7 @@ type Arrival struct {
 // responsibility, and tells the author himself: the owner learns that it is held.
 func (r *Relay) Accept(t *spool.Turn, e *message.Envelope, a Arrival, owner spool.Owner, token uint64) {
 	put := spool.Put{Raw: e.Raw, Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner}
-	if a.Link != "" && !a.Verified {
+	if a.Link != "" && !a.Known {
 		put.Raw = message.Pack(&message.Passage{Unverified: true}, 0, e.Raw)
 	}
 	if a.Verified && (e.Kind == message.Receipt || e.Kind == message.Bounce) {

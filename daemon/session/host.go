@@ -23,11 +23,12 @@ import (
 
 // Options are a host's measures; a zero means the default.
 type Options struct {
-	Window    wire.Window   // what a device may have under way (1,024 envelopes, 4 MiB)
-	Idle      time.Duration // a session that is silent so long is ended (15 min); the device pings before
-	Handshake time.Duration // how long a handshake and login may take, at least (10 s)
-	Pending   int           // connections that have not logged in (1,024); one more, and the oldest goes
-	Sessions  int           // that are logged in (20,000)
+	Window    wire.Window                                               // what a device may have under way (1,024 envelopes, 4 MiB)
+	Idle      time.Duration                                             // a session that is silent so long is ended (15 min); the device pings before
+	Handshake time.Duration                                             // how long a handshake and login may take, at least (10 s)
+	Pending   int                                                       // connections that have not logged in (1,024); one more, and the oldest goes
+	Sessions  int                                                       // that are logged in (20,000)
+	Links     func(c *wire.Conn, hello wire.ClientHello, source string) // takes in servers; nil: there are none
 	Log       *slog.Logger
 }
 
@@ -174,6 +175,15 @@ func (h *Host) admit(conn transport.Conn) {
 		return
 	}
 	h.stats.Handshakes.Add(1)
+	if hello.Method == wire.ByLink {
+		conn.SetDeadline(time.Time{})
+		if h.o.Links == nil {
+			h.refuse(c, hello, source, message.Refuse(message.CodeClosed, "this server has no links to others"))
+			return
+		}
+		h.o.Links(c, hello, source)
+		return
+	}
 	device, err := h.login(hello, source)
 	if err != nil {
 		h.refuse(c, hello, source, err)

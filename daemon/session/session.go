@@ -80,12 +80,14 @@ func (s *session) Acked(q *spool.Queue, e *spool.Entry, _ []wire.Exception) {
 	}
 }
 
-// Transit implements pump.Side.
-func (s *session) Transit(_ *spool.Entry, raw []byte) (wire.Transit, []byte) {
-	if envelope := message.EnvelopeOf(raw); len(envelope) != len(raw) {
-		return wire.Transit{Passage: message.Passage{Unverified: true}}, envelope
+// Stamp implements pump.Side.
+func (s *session) Stamp(out []pump.Outgoing) {
+	for i := range out {
+		o := &out[i]
+		if o.Envelope = message.EnvelopeOf(o.Raw); len(o.Envelope) != len(o.Raw) {
+			o.Transit.Passage.Unverified = true
+		}
 	}
-	return wire.Transit{}, raw
 }
 
 // Frame implements pump.Side.

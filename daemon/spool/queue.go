@@ -216,6 +216,13 @@ func (l *lane) trim() {
 	}
 }
 
+// Pumped tells whether the queue has a pump.
+func (q *Queue) Pumped() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.pump != nil
+}
+
 // Attach makes p the queue's pump, which gets everything that waits, and
 // returns the one it replaces, or nil.
 func (q *Queue) Attach(p Pump) (before Pump) {

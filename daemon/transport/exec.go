@@ -54,6 +54,22 @@ func checkCommand(s string) error {
 	return err
 }
 
+// Command writes an argv as an Address's Remote.
+func Command(argv []string) string {
+	words := make([]string, len(argv))
+	for i, w := range argv {
+		switch {
+		case w != "" && !strings.ContainsAny(w, " '\""):
+			words[i] = w
+		case !strings.Contains(w, "'"):
+			words[i] = "'" + w + "'"
+		default: // in pieces, each in the quotes that it hasn't
+			words[i] = "'" + strings.ReplaceAll(w, "'", `'"'"'`) + "'"
+		}
+	}
+	return strings.Join(words, " ")
+}
+
 // words splits a command at spaces outside of quotes.
 func words(s string) (argv []string, err error) {
 	var word []byte

@@ -20,11 +20,12 @@ const (
 	PongFrame     Type = 6 // empty
 	RequestFrame  Type = 7
 	AnswerFrame   Type = 8 // a Reply
+	RoutesFrame   Type = 11
 
 	skippable Type = 0x40
 )
 
-var typeNames = [...]string{"", "envelope", "ack", "welcome", "goodbye", "ping", "pong", "request", "answer", "short form", "rest"}
+var typeNames = [...]string{"", "envelope", "ack", "welcome", "goodbye", "ping", "pong", "request", "answer", "short form", "rest", "routes"}
 
 // String names a type for logs.
 func (t Type) String() string {

@@ -100,6 +100,7 @@ const (
 	ByDevice   Method = 1 // the handshake has proved the device's key
 	ByPassword Method = 2 // makes the key that the handshake has proved a device of the user's
 	ByJoining  Method = 3 // makes the user too
+	ByLink     Method = 4 // a server: User is its name, and Key its own
 )
 
 // ClientHello is what a client says of itself, and its login.
@@ -120,7 +121,7 @@ type ClientHello struct {
 	half  bool   // ByDevice, on a slow line: the server knows the Ed25519 half, and it is not said
 }
 
-// proofOf is what a new device signs, followed by the X25519 half of its key: the
+// proofOf is what a new device signs, or a server, followed by the X25519 half of its key: the
 // handshake proves that half, and this that the two belong together. It is not
 // needed again when the server knows the whole key.
 const proofOf = "noipchat device key"
@@ -133,7 +134,7 @@ const (
 
 func (h *ClientHello) append(b []byte) []byte {
 	b = message.AppendArray(b, 13)
-	b = append(b, 1) // the role: a device; servers come with links
+	b = append(b, h.role())
 	if h.half {
 		b = message.AppendBytes(b, nil)
 	} else {
@@ -157,7 +158,8 @@ func (h *ClientHello) append(b []byte) []byte {
 func (h *ClientHello) parse(b []byte) error {
 	r := message.NewReader(b)
 	r.Tuple(13)
-	if role := r.Uint(127); role != 1 {
+	role := r.Uint(127)
+	if role != 1 && role != 2 {
 		r.Fail("role %d is not known", role)
 	}
 	key := r.Bytes(32)
@@ -170,8 +172,8 @@ func (h *ClientHello) parse(b []byte) error {
 	h.Features = readFeatures(&r)
 	h.Window = readWindow(&r)
 	h.Method = Method(r.Uint(127))
-	if r.Err() == nil && (h.Method < ByDevice || h.Method > ByJoining) {
-		r.Fail("the way to log in %d is not known", h.Method)
+	if r.Err() == nil && (h.Method < ByDevice || h.Method > ByLink || byte(role) != h.role()) {
+		r.Fail("the way to log in %d is not known, or not for role %d", h.Method, role)
 	}
 	if want := h.proofSize(); len(h.proof) != want {
 		r.Fail("a proof of %d bytes, want %d", len(h.proof), want)
@@ -193,6 +195,14 @@ func (h *ClientHello) parse(b []byte) error {
 		return key == keyHave
 	})
 	return r.End()
+}
+
+// role is what the client is: 1 a device, 2 a server.
+func (h *ClientHello) role() byte {
+	if h.Method == ByLink {
+		return 2
+	}
+	return 1
 }
 
 func (h *ClientHello) proofSize() int {

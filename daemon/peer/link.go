@@ -1,0 +1,409 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/identity"
+	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/pump"
+	"github.com/noipchat/noipchat/daemon/relay"
+	"github.com/noipchat/noipchat/daemon/route"
+	"github.com/noipchat/noipchat/daemon/spool"
+	"github.com/noipchat/noipchat/daemon/wire"
+)
+
+// link is a connection to a peer.
+type link struct {
+	*pump.Flow
+	// fixed
+	p     *Peers
+	peer  *peer
+	id    route.Server
+	key   identity.PublicKey
+	way   *Way // that we dialled; nil: it dialled us
+	since time.Time
+
+	broken error // what was wrong with what came before converse; its
+
+	asked int64  // when Watch pinged, as Flow.Heard; guarded by Peers.mu
+	moved uint64 // envelopes both ways when Watch last looked
+	still int64  // since when they are so many
+}
+
+// meet compares who answers with whom we want, and says who we are.
+func meet(p *Peers, e *peer) func(wire.ServerHello) (wire.ClientHello, error) {
+	return func(h wire.ServerHello) (wire.ClientHello, error) {
+		var ch wire.ClientHello
+		if h.Name != e.name {
+			return ch, message.Refuse(message.CodeInvalid, "the server there is called %s, not %s", h.Name, e.name)
+		}
+		if _, err := p.o.Servers.Meet(h.Name, h.Key); err != nil {
+			return ch, err
+		}
+		return wire.ClientHello{Agent: p.o.Agent, Window: p.o.Window, Method: wire.ByLink, User: p.o.Home}, nil
+	}
+}
+
+// open dials a way and makes a link.
+func (p *Peers) open(ctx context.Context, e *peer, way *Way) (*link, error) {
+	dialing, cancel := context.WithTimeout(ctx, way.Line.Patience(p.o.Connect, handshakeBytes))
+	defer cancel()
+	conn, err := p.o.Dial(dialing, way.Address)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(dialing, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	var hello wire.ServerHello
+	ask := meet(p, e)
+	c, err := wire.Open(conn, p.o.Key, func(h wire.ServerHello) (wire.ClientHello, error) {
+		hello = h
+		return ask(h)
+	})
+	var early [][]byte
+	if err == nil {
+		early, err = welcomed(c)
+	}
+	if !stop() && err == nil {
+		err = dialing.Err()
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	conn.SetDeadline(time.Time{})
+	l := p.newLink(e, c, hello.Key, hello.Window, way, nil)
+	if !p.adopt(l) {
+		l.End(message.Refuse(message.CodeReplaced, "there is another link"))
+		return nil, errors.New("there is a link that the other side has made")
+	}
+	for _, plain := range early {
+		if err := l.Early(plain); err != nil {
+			l.broken = err // converse says so
+		}
+	}
+	return l, nil
+}
+
+const handshakeBytes = 600
+
+// welcomed waits for the answer to our hello, and returns what came with it.
+func welcomed(c *wire.Conn) (early [][]byte, err error) {
+	answered := false
+	for err == nil && !answered {
+		err = c.Receive(func(plain []byte) error {
+			if answered {
+				early = append(early, plain)
+				return nil
+			}
+			t, body, rest, err := wire.Next(plain)
+			if err != nil {
+				return err
+			}
+			if t != wire.WelcomeFrame {
+				return fmt.Errorf("%w: a %v where a welcome belongs", wire.ErrProtocol, t)
+			}
+			w, err := wire.ParseWelcome(body)
+			if err == nil && w.No != nil {
+				err = w.No
+			}
+			answered = true
+			if len(rest) > 0 {
+				early = append(early, rest)
+			}
+			return err
+		})
+	}
+	return early, err
+}
+
+// Accept takes in a server that has dialled us and said who it is; its key is proved.
+func (p *Peers) Accept(c *wire.Conn, hello wire.ClientHello, source string) {
+	no := func(err error) {
+		var refusal *message.Refusal
+		var changed *identity.ChangedKeyError
+		switch {
+		case errors.As(err, &refusal):
+		case errors.As(err, &changed):
+			refusal = message.Refuse(message.CodeNotAllowed, "another key of %s is known here", hello.User)
+		default:
+			p.o.Log.Error("taking a server in", "server", hello.User, "source", source, "error", err)
+			refusal = message.Defer(message.CodeLater, time.Minute, "it could not be done; the log here says why")
+		}
+		p.stats.Refused.Add(1)
+		p.o.Log.Warn("a server was refused", "server", hello.User, "fingerprint", hello.Key.Fingerprint(), "source", source, "reason", err)
+		c.Flush(&once{wire.AppendWelcome(nil, wire.Welcome{No: refusal})})
+		c.Close()
+	}
+	if hello.User == p.o.Home {
+		no(message.Refuse(message.CodeInvalid, "it has our own name"))
+		return
+	}
+	if _, err := p.o.Servers.Meet(hello.User, hello.Key); err != nil {
+		no(err)
+		return
+	}
+	p.mu.Lock()
+	e := p.peerLocked(hello.User)
+	p.mu.Unlock()
+	l := p.newLink(e, c, hello.Key, hello.Window, nil, wire.AppendWelcome(nil, wire.Welcome{}))
+	if !p.adopt(l) {
+		no(message.Refuse(message.CodeReplaced, "there is a link that we have made"))
+		return
+	}
+	p.stats.Accepted.Add(1)
+	p.wg.Add(1)
+	go func() {
+		defer p.wg.Done()
+		p.converse(l)
+	}()
+}
+
+// once is a Source of some bytes.
+type once struct{ b []byte }
+
+// Fill implements wire.Source.
+func (o *once) Fill(b []byte, _ int) ([]byte, bool) {
+	b = append(b, o.b...)
+	o.b = nil
+	return b, false
+}
+
+// overhead is what a passage with a proof takes.
+const overhead = 900
+
+func (p *Peers) newLink(e *peer, c *wire.Conn, key identity.PublicKey, theirs wire.Window, way *Way, greeting []byte) *link {
+	l := &link{p: p, peer: e, id: serverOf(e.name, key), key: key, way: way, since: time.Now()}
+	l.Flow = pump.New(c, l, pump.Options{
+		Relay: p.o.Relay, Spool: p.o.Spool, Ours: p.o.Window, Theirs: theirs, Start: p.start, Exceptions: true, Overhead: overhead, Greeting: greeting,
+	})
+	return l
+}
+
+// adopt makes l the link to its peer, unless there is a better one. Of two that were
+// made at the same time, both sides keep the one that the server with the lower key has
+// dialled; one that the same side has dialled anew replaces the old one.
+func (p *Peers) adopt(l *link) bool {
+	p.mu.Lock()
+	e := l.peer
+	if p.closed || p.ctx == nil {
+		p.mu.Unlock()
+		return false
+	}
+	before := e.link
+	if before != nil {
+		ours := string(p.self.Key[:]) < string(l.id.Key[:]) // we are the lower one
+		if mine, old := l.way != nil, before.way != nil; mine != old && mine != ours {
+			p.mu.Unlock()
+			return false
+		}
+	}
+	e.link, e.err, e.since = l, nil, time.Now()
+	p.mu.Unlock()
+	if before != nil {
+		before.End(message.Refuse(message.CodeReplaced, "there is a newer link"))
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	cost := 10
+	if l.way != nil {
+		cost = l.way.Cost
+	} else {
+		for _, w := range e.conf.Ways {
+			cost = min(cost, w.Cost)
+		}
+	}
+	p.table.PeerUp(p.now(), route.Peer{Server: l.id, Cost: min(cost, route.MaxCost), Quiet: l.Conn().Transport().Properties().Quiet(), Pinned: e.known})
+	if e.known {
+		p.table.Pin(p.now(), l.id, true)
+		p.table.Reaches(p.now(), l.id, e.conf.Reaches)
+	}
+	p.settleLocked()
+	p.nudge()
+	p.changedLocked()
+	p.o.Log.Info("a link is up", "peer", e.name, "fingerprint", l.key.Fingerprint(), "dialled", l.way != nil, "remote", l.Conn().Transport().RemoteAddr().String())
+	return true
+}
+
+func (p *Peers) changedLocked() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// converse reads until a link ends.
+func (p *Peers) converse(l *link) error {
+	err := l.broken
+	if err == nil {
+		err = l.Run()
+	}
+	why := message.Defer(message.CodeIdle, 0, "the connection has ended")
+	if errors.Is(err, wire.ErrProtocol) || errors.Is(err, message.ErrMalformed) {
+		why = message.Refuse(message.CodeProtocol, "%s", wire.Clean(err.Error(), message.MaxReason))
+		p.o.Log.Warn("a server broke the protocol", "peer", l.peer.name, "reason", err)
+	}
+	if ended := l.Ended(); ended != nil {
+		err = ended
+	}
+	l.End(why)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := l.peer
+	total, _ := l.Totals()
+	read, written := l.Conn().Bytes()
+	e.read, e.written, e.sent, e.took = e.read+int64(read), e.written+int64(written), e.sent+int64(total.Acked), e.took+int64(total.Submitted)
+	if e.link != l {
+		return nil
+	}
+	e.link, e.since = nil, time.Now()
+	idle := errors.Is(err, errIdle(err))
+	if !idle {
+		e.err = err
+		p.table.PeerDown(p.now(), l.id)
+	}
+	p.o.Log.Info("a link is down", "peer", e.name, "reason", err)
+	p.settleLocked()
+	p.nudge()
+	p.changedLocked()
+	if idle || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// errIdle returns err if it says that a link was closed because nobody needed it.
+func errIdle(err error) error {
+	var no *message.Refusal
+	if errors.As(err, &no) && no.Code == message.CodeIdle && no.Reason == idleReason {
+		return err
+	}
+	return errors.New("not idle")
+}
+
+const idleReason = "nothing to say for now"
+
+// pause is how long to wait before the next attempt.
+func pause(wait time.Duration, err error) time.Duration {
+	d := wait - rand.N(wait/2+1)
+	var no *message.Refusal
+	if errors.As(err, &no) && no.After > 0 {
+		d = no.After + rand.N(no.After/2+1)
+	}
+	return d
+}
+
+// Take implements pump.Side.
+func (l *link) Take(e *message.Envelope, transit wire.Transit, token uint64) {
+	a := relay.Arrival{Open: transit.Open, Age: transit.Age, Link: l.peer.name, Passage: transit.Passage}
+	home := e.From.Server()
+	a.Passage.Unverified = false
+	if home == l.p.o.Home { // our own come back by another way: we have them, or they have arrived
+		l.settle(e, a.Open, token, message.Held, nil)
+		return
+	}
+	if a.Passage.Hops == 0 && !l.p.mayKeep(e, a.Open) {
+		l.settle(e, a.Open, token, message.Refused, message.Defer(message.CodeNoRoute, time.Minute, "it has crossed as many servers as it may"))
+		return
+	}
+	a.Verified = home == l.peer.name
+	known := a.Verified
+	if !a.Verified && l.p.isHere(e, a.Open) {
+		a.Verified, known = l.p.verify(home, e.Raw, &a.Passage.Proof)
+		if !known && l.p.refuse.Load() {
+			l.settle(e, a.Open, token, message.Refused, message.Refuse(message.CodeNotAllowed, "the key of %s is not known here", home))
+			return
+		}
+	}
+	a.Known = known
+	l.p.o.Relay.Accept(&l.Turn, e, a, l, token)
+}
+
+func (l *link) settle(e *message.Envelope, open uint64, token uint64, s message.State, no *message.Refusal) {
+	for i := range e.To {
+		if open == 0 || open&(1<<i) != 0 {
+			l.Settled(&l.Turn, token+uint64(i), s, no)
+		}
+	}
+}
+
+// isHere tells whether a receiver lives here: only then somebody looks at proofs.
+func (p *Peers) isHere(e *message.Envelope, open uint64) bool {
+	for i, to := range e.To {
+		if (open == 0 || open&(1<<i) != 0) && to.Server() == p.o.Home {
+			return true
+		}
+	}
+	return false
+}
+
+// mayKeep tells whether all receivers live here, or on servers that we have a link to:
+// for what may cross no other server.
+func (p *Peers) mayKeep(e *message.Envelope, open uint64) bool {
+	for i, to := range e.To {
+		if server := to.Server(); (open == 0 || open&(1<<i) != 0) && server != p.o.Home {
+			p.mu.Lock()
+			e := p.peers[server]
+			linked := e != nil && e.link != nil
+			p.mu.Unlock()
+			if !linked {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// Acked implements pump.Side.
+func (l *link) Acked(q *spool.Queue, e *spool.Entry, exceptions []wire.Exception) {
+	var said []relay.Said
+	for _, x := range exceptions {
+		said = append(said, relay.Said{Receiver: x.Receiver, State: x.State, No: x.Refusal})
+	}
+	l.p.o.Relay.Taken(&l.Turn, &l.Ledger, q, e, l.peer.name, said)
+}
+
+// Stamp implements pump.Side: what goes on to a third server, and is from here, gets a
+// proof, one signature for all of it.
+func (l *link) Stamp(out []pump.Outgoing) {
+	var prove []int
+	for i := range out {
+		o := &out[i]
+		passage, open, envelope, err := message.Unpack(o.Raw)
+		if err != nil {
+			o.Envelope = o.Raw // the other side will say what it thinks of it
+			continue
+		}
+		o.Transit.Passage, o.Transit.Open, o.Envelope = passage, open, envelope
+		if left := o.Queue.Open(o.Entry); left != 0 {
+			o.Transit.Open = left
+		}
+		p := &o.Transit.Passage
+		if p.Hops > 0 {
+			p.Hops--
+		}
+		if len(p.Path) == 1 && l.p.leadsOn(o, l.peer.name) {
+			prove = append(prove, i)
+		}
+	}
+	for len(prove) > 0 {
+		n := min(len(prove), message.MaxTogether)
+		l.p.prove(out, prove[:n])
+		prove = prove[n:]
+	}
+}
+
+// Frame implements pump.Side.
+func (l *link) Frame(t wire.Type, body []byte) error {
+	if t != wire.RoutesFrame {
+		return wire.Skip(t)
+	}
+	m, err := wire.ParseRoutes(body)
+	if err != nil {
+		return err
+	}
+	l.EndTurn()
+	return l.p.learn(l, &m)
+}

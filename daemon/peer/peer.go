@@ -1,0 +1,436 @@
+// Package peer is the links to other servers: it dials them, takes in those that dial,
+// tells and learns routes, and pumps between their connections and the queues for the
+// servers that they lead to.
+//
+//	     config ─▶ peer ─ dials, backs off ─▶ link ◀─ a server that dials us
+//	                                           │ mail ─▶ relay       routes ─▶ route.Table
+//	queue "server3" ── its next hop ──────────▶│◀── acks              │
+//	      ▲                                                           ▼
+//	      └──────────── who pumps it changes with the routes ◀────────┘
+//
+// New starts nothing. Run has a goroutine for each peer, which dials and reads, one for
+// each link that was dialled by the other side, and one that watches time; it joins them
+// all. On disk is the file epoch, which counts our starts.
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/identity"
+	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/relay"
+	"github.com/noipchat/noipchat/daemon/route"
+	"github.com/noipchat/noipchat/daemon/spool"
+	"github.com/noipchat/noipchat/daemon/transport"
+	"github.com/noipchat/noipchat/daemon/wire"
+)
+
+// Options are what Peers need; a zero time or window means the default.
+type Options struct {
+	Home    string
+	Key     identity.Key
+	State   string // folder of the file epoch
+	Servers *identity.Servers
+	Relay   *relay.Relay
+	Spool   *spool.Spool
+	Dial    func(ctx context.Context, a transport.Address) (transport.Conn, error) // default: transport.Address.Dial
+	Agent   string
+	Log     *slog.Logger
+
+	Connect   time.Duration // how long connecting may take (10 s)
+	FirstWait time.Duration // before the first new attempt (15 ms); it doubles
+	MaxWait   time.Duration // up to this (60 s), and each is shortened by up to a half, at random
+	Ping      time.Duration // a link that must stay up is asked after so long a silence (1 min)
+	Silence   time.Duration // a link of which nothing is heard so long is ended (5 min)
+	Window    wire.Window   // what we take before we ack (1,024 envelopes, 4 MiB)
+}
+
+func (o *Options) setDefaults() {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&o.Connect, 10*time.Second)
+	def(&o.FirstWait, 15*time.Millisecond)
+	def(&o.MaxWait, time.Minute)
+	def(&o.Ping, time.Minute)
+	def(&o.Silence, 5*time.Minute)
+	if o.Window.Count == 0 {
+		o.Window = wire.Window{Count: 1024, Bytes: 4 << 20}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Dial == nil {
+		o.Dial = func(ctx context.Context, a transport.Address) (transport.Conn, error) { return a.Dial(ctx, o.Log) }
+	}
+}
+
+// Way is one way to reach a peer.
+type Way struct {
+	transport.Address
+	Timeout time.Duration // without traffic, after which it is closed, and dialled when there is mail; 0: it stays up
+	Cost    int
+}
+
+// Peer is a server that we dial, or that may dial us.
+type Peer struct {
+	Name    string
+	Reaches []string
+	Ways    []Way // in the order in which they are tried; none: it dials us
+}
+
+// Config is what may change while Peers run.
+type Config struct {
+	Peers   []Peer
+	MaxHops int
+	Open    bool     // others than these may dial us
+	Refuse  bool     // mail whose home can't be verified
+	Public  []string // where we are reached
+}
+
+// Peers is a server's links.
+type Peers struct {
+	// fixed
+	o     Options
+	start time.Time
+	self  route.Server
+
+	wg     sync.WaitGroup
+	refuse atomic.Bool
+	stats  Stats
+
+	freshMu sync.Mutex
+	fresh   map[string]bool // servers that something came for whom nobody pumps; guarded by freshMu
+
+	mu      sync.Mutex // guards what follows; locks of Flows and queues come after it
+	ctx     context.Context
+	closed  bool
+	peers   map[string]*peer
+	table   *route.Table
+	epoch   uint32
+	public  []string
+	hops    map[string]string // server → the peer that its queue is pumped by
+	servers map[string]bool   // that have a queue
+	wake    chan struct{}
+	proven  provenRoots
+	changed chan struct{} // closed when a link comes or goes
+}
+
+// Stats are counters since the start.
+type Stats struct {
+	Dials, DialFail, Accepted, Refused, Proofs, BadProofs atomic.Uint64
+}
+
+// peer is a server that we know a way to, or that has dialled us.
+type peer struct {
+	name string
+
+	// guarded by Peers.mu
+	conf    Peer
+	known   bool // by the configuration
+	link    *link
+	stop    context.CancelFunc // ends its dialling
+	kick    chan struct{}      // there is mail
+	err     error
+	since   time.Time
+	next    time.Time // of the next attempt
+	dialing bool
+	read    int64 // by links that have ended
+	written int64
+	sent    int64
+	took    int64
+}
+
+// New makes the links of a server that knows no other one yet. Nothing runs until Run.
+func New(o Options) (*Peers, error) {
+	o.setDefaults()
+	p := &Peers{
+		o: o, start: time.Now(), peers: map[string]*peer{}, hops: map[string]string{}, wake: make(chan struct{}, 1), servers: map[string]bool{}, fresh: map[string]bool{},
+		self: serverOf(o.Home, o.Key.Public()), proven: provenRoots{}, changed: make(chan struct{}),
+	}
+	p.table = route.New(route.Options{Self: p.self})
+	var err error
+	if p.epoch, err = nextEpoch(o.State, 0); err != nil {
+		return nil, err
+	}
+	for _, q := range o.Spool.Queues() {
+		if name := q.Name(); !strings.ContainsAny(name, "@/") {
+			p.servers[name] = true
+		}
+	}
+	o.Relay.OnAway(p.wanted)
+	return p, nil
+}
+
+// Stats returns the counters.
+func (p *Peers) Stats() *Stats { return &p.stats }
+
+func (p *Peers) now() time.Duration { return time.Since(p.start) }
+
+// Configure puts a configuration in force: peers come, go and change; a link by a way
+// that is not there any more ends.
+func (p *Peers) Configure(c Config) {
+	p.refuse.Store(c.Refuse)
+	hops := 0
+	if len(c.Peers) > 0 || c.Open {
+		hops = c.MaxHops
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.public = c.Public
+	keep := map[string]bool{}
+	for _, conf := range c.Peers {
+		keep[conf.Name] = true
+		e := p.peerLocked(conf.Name)
+		e.known = true
+		if old := e.conf; !same(old, conf) {
+			e.conf = conf
+			p.restartLocked(e)
+			if e.link != nil && e.link.way != nil && !slices.ContainsFunc(conf.Ways, func(w Way) bool { return w.String() == e.link.way.String() }) {
+				go e.link.End(message.Defer(message.CodeIdle, 0, "this way is not to be used any more"))
+			}
+		}
+	}
+	for name, e := range p.peers {
+		if !keep[name] && e.known {
+			e.known, e.conf = false, Peer{Name: name}
+			p.restartLocked(e)
+			if e.link != nil {
+				go e.link.End(message.Refuse(message.CodeRemoved, "we are no peers any more"))
+			}
+		}
+	}
+	p.o.Relay.SetFederation(hops, time.Minute)
+	p.nudge()
+}
+
+func same(a, b Peer) bool {
+	return a.Name == b.Name && slices.Equal(a.Reaches, b.Reaches) && slices.EqualFunc(a.Ways, b.Ways, func(a, b Way) bool {
+		return a.String() == b.String() && a.Timeout == b.Timeout && a.Cost == b.Cost
+	})
+}
+
+func (p *Peers) peerLocked(name string) *peer {
+	e := p.peers[name]
+	if e == nil {
+		e = &peer{name: name, conf: Peer{Name: name}, kick: make(chan struct{}, 1), since: time.Now()}
+		p.peers[name] = e
+	}
+	return e
+}
+
+// restartLocked has a peer dialled by its configuration of now.
+func (p *Peers) restartLocked(e *peer) {
+	if e.stop != nil {
+		e.stop()
+		e.stop = nil
+	}
+	if id, ok := p.idOf(e.name); ok {
+		p.table.Reaches(p.now(), id, e.conf.Reaches)
+		p.table.Pin(p.now(), id, e.known)
+	}
+	if p.ctx == nil || p.closed || len(e.conf.Ways) == 0 {
+		return
+	}
+	ctx, stop := context.WithCancel(p.ctx)
+	e.stop = stop
+	p.wg.Add(1)
+	go func() {
+		defer p.wg.Done()
+		p.keep(ctx, e, e.conf)
+	}()
+}
+
+// idOf is the name and key of a server that we know the key of.
+func (p *Peers) idOf(name string) (route.Server, bool) {
+	key, _ := p.o.Servers.Known(name)
+	if key.IsZero() {
+		return route.Server{}, false
+	}
+	return serverOf(name, key), true
+}
+
+// Run keeps the links until ctx is done.
+func (p *Peers) Run(ctx context.Context) error {
+	p.mu.Lock()
+	p.ctx = ctx
+	for _, e := range p.peers {
+		p.restartLocked(e)
+	}
+	p.announceLocked(route.Seq{Epoch: p.epoch})
+	p.settleLocked()
+	p.mu.Unlock()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-p.wake:
+		case <-timer.C:
+		}
+		p.mu.Lock()
+		p.table.Tick(p.now())
+		p.settleLocked()
+		next := max(p.table.Wake()-p.now(), 10*time.Millisecond)
+		quiet := p.watchLocked()
+		p.mu.Unlock()
+		timer.Reset(min(next, quiet))
+	}
+	return nil
+}
+
+// Close ends all links, tells their peers why, and returns when all is over.
+func (p *Peers) Close(why *message.Refusal) {
+	p.mu.Lock()
+	p.closed = true
+	var links []*link
+	for _, e := range p.peers {
+		if e.stop != nil {
+			e.stop()
+		}
+		if e.link != nil {
+			links = append(links, e.link)
+		}
+	}
+	p.mu.Unlock()
+	for _, l := range links {
+		l.End(why)
+	}
+	p.wg.Wait()
+}
+
+// keep dials a peer for as long as it is to be reached.
+func (p *Peers) keep(ctx context.Context, e *peer, conf Peer) {
+	wait := p.o.FirstWait
+	for first := true; ctx.Err() == nil; first = false {
+		if !first && !p.mayDial(ctx, e, conf) {
+			return
+		}
+		began := time.Now()
+		met, err := p.dial(ctx, e, conf)
+		if err == nil && met {
+			if time.Since(began) > wait {
+				wait = p.o.FirstWait
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		pause := pause(wait, err)
+		p.mu.Lock()
+		if err != nil {
+			e.err, e.next = err, time.Now().Add(pause)
+			p.o.Log.Info("no link", "peer", e.name, "error", err, "again in", pause.Round(time.Millisecond).String())
+		}
+		p.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		wait = min(2*wait, p.o.MaxWait)
+	}
+}
+
+// mayDial waits until a link is wanted: at once if one is to stay up, or if the last
+// attempt has failed; else when there is mail.
+func (p *Peers) mayDial(ctx context.Context, e *peer, conf Peer) bool {
+	for {
+		p.mu.Lock()
+		linked, failed := e.link != nil, e.err != nil
+		changed := p.changed
+		p.mu.Unlock()
+		stays := slices.ContainsFunc(conf.Ways, func(w Way) bool { return w.Timeout == 0 })
+		if !linked && (stays || failed || p.waits(e.name)) {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-e.kick:
+		case <-changed:
+		}
+	}
+}
+
+// waits tells whether mail waits that goes by a peer.
+func (p *Peers) waits(name string) bool {
+	p.mu.Lock()
+	servers := []string{name}
+	for server, by := range p.hops {
+		if by == name && server != name {
+			servers = append(servers, server)
+		}
+	}
+	p.mu.Unlock()
+	for _, server := range servers {
+		if q := p.o.Spool.Find(server); q != nil && q.Waits(message.Priorities) {
+			return true
+		}
+	}
+	return false
+}
+
+// dial tries the ways in turn, and has the link until it ends. met tells whether there
+// was one.
+func (p *Peers) dial(ctx context.Context, e *peer, conf Peer) (met bool, err error) {
+	var errs []error
+	for i := range conf.Ways {
+		way := &conf.Ways[i]
+		p.stats.Dials.Add(1)
+		p.mu.Lock()
+		e.dialing = true
+		p.mu.Unlock()
+		l, err := p.open(ctx, e, way)
+		p.mu.Lock()
+		e.dialing = false
+		p.mu.Unlock()
+		if err != nil {
+			p.stats.DialFail.Add(1)
+			errs = append(errs, fmt.Errorf("%s: %w", way.Address, err))
+			continue
+		}
+		return true, p.converse(l)
+	}
+	return false, errors.Join(errs...)
+}
+
+// wanted is told by the relay that something waits for a server whom nobody pumps.
+func (p *Peers) wanted(server string) {
+	p.freshMu.Lock()
+	p.fresh[server] = true
+	p.freshMu.Unlock()
+	p.nudge()
+}
+
+// nudge has Run look at once.
+func (p *Peers) nudge() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Names returns the names of all servers that we have a link to now.
+func (p *Peers) Names() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(p.peers)) {
+		if p.peers[name].link != nil {
+			names = append(names, name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,114 @@
+package peer_test
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/message"
+)
+
+// TestTwoServers: between two who are online at two servers nothing touches a disk, and
+// the sender knows.
+func TestTwoServers(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		w.link("a", "b", 0)
+		w.servers["a"].linked("b")
+		alice, bob := w.enter("alice", "a").come(), w.enter("bob", "b").come()
+		before := w.servers["a"].spool.Stats().Bytes.Load() + w.servers["b"].spool.Stats().Bytes.Load()
+		m := alice.send("hello", bob)
+		bob.has("hello")
+		alice.learns(m, bob, message.Delivered)
+		answer := bob.send("hello you", alice)
+		alice.has("hello you")
+		bob.learns(answer, alice, message.Delivered)
+		time.Sleep(time.Minute)
+		if n := w.servers["a"].spool.Stats().Bytes.Load() + w.servers["b"].spool.Stats().Bytes.Load() - before; n != 0 {
+			t.Errorf("%d bytes went to the journals", n)
+		}
+		for name, s := range w.servers {
+			if n, b := s.spool.Waiting(); n != 0 || b != 0 {
+				t.Errorf("at %s %d messages of %d bytes are left", name, n, b)
+			}
+		}
+	})
+}
+
+// TestAwayElsewhere: what is for somebody who is away at another server waits there, and
+// here, until he has it.
+func TestAwayElsewhere(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		w.link("a", "b", 0)
+		w.servers["a"].linked("b")
+		alice, bob := w.enter("alice", "a").come(), w.enter("bob", "b")
+		nobody := &person{name: "nobody", s: w.servers["b"]}
+		m := alice.send("while you are away", bob, nobody)
+		alice.learns(m, bob, message.Held)
+		alice.learns(m, nobody, message.Refused)
+		time.Sleep(time.Hour)
+		for name, s := range w.servers {
+			if n, _ := s.spool.Waiting(); n != 1 {
+				t.Errorf("at %s %d messages wait", name, n)
+			}
+		}
+		bob.come().has("while you are away")
+		alice.learns(m, bob, message.Delivered)
+		time.Sleep(time.Minute)
+		for name, s := range w.servers {
+			if n, _ := s.spool.Waiting(); n != 0 {
+				t.Errorf("at %s %d messages are left", name, n)
+			}
+		}
+	})
+}
+
+// TestLine: a message crosses a line of servers whose links are all up, and one whose
+// links are up one at a time.
+func TestLine(t *testing.T) {
+	for _, together := range []bool{true} {
+		t.Run(fmt.Sprint("together=", together), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				const n = 5
+				name := func(i int) string { return fmt.Sprint("s", i) }
+				for i := range n {
+					w.add(name(i))
+				}
+				for i := range n - 1 {
+					w.link(name(i), name(i+1), 0)
+				}
+				time.Sleep(time.Minute)
+				alice, bob := w.enter("alice", name(0)).come(), w.enter("bob", name(n-1)).come()
+				if !together {
+					for i := range n - 1 {
+						w.plug(name(i), name(i+1), false)
+					}
+				}
+				m := alice.send("along the line", bob)
+				if !together {
+					alice.learns(m, bob, message.Held)
+					for round := 0; alice.fate(m, bob.address()).State < message.Delivered; round++ {
+						if round > 20 {
+							t.Fatal("it does not arrive")
+						}
+						for i := range n - 1 {
+							w.plug(name(i), name(i+1), true)
+							time.Sleep(2 * time.Minute)
+							w.plug(name(i), name(i+1), false)
+							time.Sleep(time.Second)
+						}
+					}
+				}
+				bob.has("along the line")
+				alice.learns(m, bob, message.Delivered)
+				synctest.Wait()
+				time.Sleep(time.Minute)
+				if left, _ := w.servers[name(0)].spool.Waiting(); left != 0 {
+					t.Errorf("at home %d are left", left)
+				}
+			})
+		})
+	}
+}

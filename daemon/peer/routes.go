@@ -1,0 +1,325 @@
+package peer
+
+import (
+	"crypto/ed25519"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/durable"
+	"github.com/noipchat/noipchat/daemon/identity"
+	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/pump"
+	"github.com/noipchat/noipchat/daemon/route"
+	"github.com/noipchat/noipchat/daemon/spool"
+	"github.com/noipchat/noipchat/daemon/wire"
+)
+
+func serverOf(name string, key identity.PublicKey) route.Server {
+	s := route.Server{Name: name}
+	binary.BigEndian.PutUint64(s.Key[:], uint64(key.DeviceID()))
+	return s
+}
+
+// nextEpoch returns the number of this start, at least least, and has it on disk.
+func nextEpoch(dir string, least uint32) (uint32, error) {
+	path := filepath.Join(dir, "epoch")
+	b, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("reading the number of this start: %w", err)
+	}
+	n, _ := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32) // what is damaged begins anew: others know the last one
+	epoch := max(uint32(n)+1, least)
+	if err := durable.WriteFile(path, fmt.Appendln(nil, epoch), 0o600); err != nil {
+		return 0, fmt.Errorf("storing the number of this start: %w", err)
+	}
+	return epoch, nil
+}
+
+// announceLocked signs and tells what this server says of itself.
+func (p *Peers) announceLocked(seq route.Seq) {
+	a := wire.Announcement{Name: p.o.Home, Key: p.o.Key.Public(), Epoch: seq.Epoch, Number: seq.Number, Public: p.public}
+	p.table.Announce(p.now(), seq, a.Sign(p.o.Key))
+}
+
+// settleLocked does what follows from a change of the table: queues change their pumps,
+// and peers are told.
+func (p *Peers) settleLocked() {
+	if seq, due := p.table.Due(p.now()); due {
+		if seq.Epoch > p.epoch {
+			if epoch, err := nextEpoch(p.o.State, seq.Epoch); err != nil {
+				p.o.Log.Error("announcing this server", "error", err)
+			} else {
+				p.epoch = epoch
+				p.announceLocked(route.Seq{Epoch: epoch})
+			}
+		} else {
+			p.announceLocked(seq)
+		}
+	}
+	var turn spool.Turn
+	for _, server := range p.table.Changed() {
+		if server != p.o.Home {
+			p.servers[server] = true
+		}
+	}
+	p.freshMu.Lock()
+	for server := range p.fresh {
+		p.servers[server] = true
+	}
+	clear(p.fresh)
+	p.freshMu.Unlock()
+	for server := range p.servers {
+		p.routeLocked(&turn, p.o.Spool.Queue(server))
+	}
+	for _, e := range p.peers {
+		if e.link == nil {
+			continue
+		}
+		for e.link.Unsaid() < maxUnsaid {
+			m, ok := p.table.Send(p.now(), e.link.id)
+			if !ok {
+				break
+			}
+			w := toWire(&m)
+			e.link.Offer(func(b []byte) []byte { return wire.AppendRoutes(b, w) })
+			turn.Wake(e.link)
+		}
+	}
+	go turn.Run() // pumps write: not with the lock
+}
+
+// maxUnsaid bounds what is put into a link of routes before it has taken what was.
+const maxUnsaid = 1 << 10
+
+// routeLocked has a queue pumped by the link that leads to its server.
+func (p *Peers) routeLocked(turn *spool.Turn, q *spool.Queue) {
+	server := q.Name()
+	hop, ok := p.table.Next(server)
+	via := hop.Peer.Name
+	if !ok {
+		via = ""
+		if e := p.peers[server]; e != nil && (e.link != nil || len(e.conf.Ways) > 0) {
+			via = server
+		} else if q.Waits(message.Priorities) {
+			p.table.Want(p.now(), server)
+		}
+	}
+	before := p.hops[server]
+	if via == "" {
+		delete(p.hops, server)
+	} else {
+		p.hops[server] = via
+	}
+	if before != "" && before != via {
+		if e := p.peers[before]; e != nil && e.link != nil {
+			e.link.Drop(turn, q)
+		}
+		q.WakeAll(turn) // there is another way
+	}
+	e := p.peers[via]
+	if e == nil {
+		return
+	}
+	if e.link != nil {
+		if !q.Pumped() {
+			e.link.Attach(q)
+			turn.Wake(e.link)
+		}
+		return
+	}
+	if q.Waits(message.Priorities) {
+		select {
+		case e.kick <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func toWire(m *route.Message) *wire.Routes {
+	w := &wire.Routes{}
+	for _, u := range m.Updates {
+		w.Updates = append(w.Updates, wire.RouteUpdate{ServerID: wire.ServerID{Name: u.Name, Key: u.Key},
+			Epoch: u.Seq.Epoch, Number: u.Seq.Number, Metric: u.Metric, Announcement: u.Announcement})
+	}
+	for _, q := range m.Requests {
+		w.Requests = append(w.Requests, wire.RouteRequest{ServerID: wire.ServerID{Name: q.Name, Key: q.Key},
+			Epoch: q.After.Epoch, Number: q.After.Number, Hops: q.Hops, Proof: q.Proof})
+	}
+	return w
+}
+
+// learn takes what a peer says of routes. An announcement that its server hasn't signed
+// breaks the protocol.
+func (p *Peers) learn(l *link, w *wire.Routes) error {
+	var m route.Message
+	check := func(id route.Server, seq route.Seq, b []byte) error {
+		if len(b) == 0 {
+			return nil
+		}
+		p.mu.Lock()
+		known := p.table.Known(id, seq, b)
+		p.mu.Unlock()
+		if known {
+			return nil
+		}
+		a, err := wire.ParseAnnouncement(b)
+		if err != nil {
+			return err
+		}
+		if a.Name != id.Name || serverOf(a.Name, a.Key) != id || a.Epoch != seq.Epoch || a.Number != seq.Number || !a.Verify(b) {
+			return fmt.Errorf("%w: an announcement of %s that %s has not signed", wire.ErrProtocol, id.Name, id.Name)
+		}
+		return nil
+	}
+	for _, u := range w.Updates {
+		r := route.Update{Server: route.Server{Name: u.Name, Key: u.Key}, Seq: route.Seq{Epoch: u.Epoch, Number: u.Number}, Metric: u.Metric, Announcement: u.Announcement}
+		if err := check(r.Server, r.Seq, u.Announcement); err != nil {
+			return err
+		}
+		m.Updates = append(m.Updates, r)
+	}
+	for _, q := range w.Requests {
+		r := route.Request{Server: route.Server{Name: q.Name, Key: q.Key}, After: route.Seq{Epoch: q.Epoch, Number: q.Number}, Hops: q.Hops, Proof: q.Proof}
+		if err := check(r.Server, r.After, q.Proof); err != nil {
+			return err
+		}
+		m.Requests = append(m.Requests, r)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l.peer.link == l {
+		p.table.Receive(p.now(), l.id, &m)
+		p.settleLocked()
+		p.nudge()
+	}
+	return nil
+}
+
+// keyOf returns the key of a server; known tells whether we know it ourselves, and not
+// only by an announcement.
+func (p *Peers) keyOf(name string) (key identity.PublicKey, known bool) {
+	if key, _ := p.o.Servers.Known(name); !key.IsZero() {
+		return key, true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range p.table.Routes() {
+		if r.Name == name && r.Preferred {
+			if a, err := wire.ParseAnnouncement(r.Announcement); err == nil {
+				return a.Key, false
+			}
+		}
+	}
+	return key, false
+}
+
+// provenRoots are signatures that were verified lately: what left together has one.
+type provenRoots map[[ed25519.SignatureSize]byte]string
+
+const maxProven = 1024
+
+// verify tells whether an envelope's home has sent it, and whether we know that home's
+// key ourselves.
+func (p *Peers) verify(home string, raw []byte, proof *message.Proof) (verified, known bool) {
+	if len(proof.Signature) != ed25519.SignatureSize {
+		return false, false
+	}
+	key, known := p.keyOf(home)
+	if key.IsZero() {
+		return false, false
+	}
+	root := string(proof.Root(raw)) + string(key[32:])
+	sig := [ed25519.SignatureSize]byte(proof.Signature)
+	p.mu.Lock()
+	done := p.proven[sig] == root
+	p.mu.Unlock()
+	if !done {
+		p.stats.Proofs.Add(1)
+		if !key.Verify(proof.Root(raw), proof.Signature) {
+			p.stats.BadProofs.Add(1)
+			return false, false
+		}
+		p.mu.Lock()
+		if len(p.proven) >= maxProven {
+			clear(p.proven)
+		}
+		p.proven[sig] = root
+		p.mu.Unlock()
+	}
+	return true, known
+}
+
+// leadsOn tells whether an entry has a receiver who doesn't live at the peer.
+func (p *Peers) leadsOn(o *pump.Outgoing, peer string) bool {
+	var e message.Envelope
+	if e.Parse(o.Envelope) != nil {
+		return false
+	}
+	for i, to := range e.To {
+		if (o.Transit.Open == 0 || o.Transit.Open&(1<<i) != 0) && to.Server() != peer {
+			return true
+		}
+	}
+	return false
+}
+
+// prove gives those of out a proof.
+func (p *Peers) prove(out []pump.Outgoing, which []int) {
+	all := make([][]byte, len(which))
+	for k, i := range which {
+		all[k] = out[i].Envelope
+	}
+	for k, proof := range message.Prove(p.o.Key.Sign, all) {
+		out[which[k]].Transit.Passage.Proof = proof
+	}
+}
+
+// watchLocked pings links that must stay up, ends those that are silent, and closes
+// those that nobody needs. It returns when to look again.
+func (p *Peers) watchLocked() time.Duration {
+	next := time.Hour
+	now := int64(p.now())
+	for _, e := range p.peers {
+		l := e.link
+		if l == nil || l.Conn().Transport().Properties().Quiet() {
+			continue
+		}
+		total, unacked := l.Totals()
+		if moved := total.Given + total.Submitted; moved != l.moved || unacked > 0 {
+			l.moved, l.still = moved, now
+		}
+		silent := time.Duration(now - max(l.Heard(), l.asked))
+		if l.way != nil && l.way.Timeout > 0 {
+			rest := l.way.Timeout - time.Duration(now-l.still)
+			if rest <= 0 {
+				go l.End(message.Defer(message.CodeIdle, 0, idleReason))
+				continue
+			}
+			next = min(next, rest)
+		}
+		if quiet := time.Duration(now - l.Heard()); quiet > p.o.Silence {
+			go l.End(message.Defer(message.CodeIdle, 0, "nothing was heard for %v", quiet.Round(time.Second)))
+			continue
+		}
+		if silent >= p.o.Ping {
+			l.asked = now
+			if l.Offer(wire.AppendPing) {
+				go func() {
+					var turn spool.Turn
+					turn.Wake(l)
+					turn.Run()
+				}()
+			}
+			silent = 0
+		}
+		next = min(next, p.o.Ping-silent)
+	}
+	return max(next, 10*time.Millisecond)
+}

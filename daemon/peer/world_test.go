@@ -1,0 +1,351 @@
+package peer_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/noipchat/noipchat/daemon/client"
+	"github.com/noipchat/noipchat/daemon/identity"
+	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/peer"
+	"github.com/noipchat/noipchat/daemon/relay"
+	"github.com/noipchat/noipchat/daemon/session"
+	"github.com/noipchat/noipchat/daemon/spool"
+	"github.com/noipchat/noipchat/daemon/transport"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const password = "a good password"
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// world is servers and what connects them, in a bubble.
+type world struct {
+	t       testing.TB
+	net     transport.Memory
+	servers map[string]*server
+	hops    int
+
+	mu    sync.Mutex
+	cut   map[[2]string]bool // cables that are cut
+	conns map[[2]string][]transport.Conn
+}
+
+func newWorld(t testing.TB) *world {
+	return &world{t: t, servers: map[string]*server{}, cut: map[[2]string]bool{}, conns: map[[2]string][]transport.Conn{}, hops: 10}
+}
+
+// server is a whole server but for its configuration and control socket.
+type server struct {
+	w        *world
+	name     string
+	dir      string
+	address  string
+	key      identity.Key
+	users    *identity.Users
+	servers  *identity.Servers
+	spool    *spool.Spool
+	relay    *relay.Relay
+	host     *session.Host
+	peers    *peer.Peers
+	conf     peer.Config
+	counters *identity.Counters
+	stop     func(kill bool) // once
+}
+
+// add makes a server that may be dialled and dials nobody yet.
+func (w *world) add(names ...string) {
+	for _, name := range names {
+		s := &server{w: w, name: name, dir: w.t.TempDir(), address: fmt.Sprintf("192.0.2.%d:1", len(w.servers)+1), conf: peer.Config{MaxHops: w.hops, Open: true}}
+		w.servers[name] = s
+		s.start()
+	}
+}
+
+func (s *server) start() {
+	t := s.w.t
+	t.Helper()
+	var err error
+	log := slog.New(slog.DiscardHandler)
+	if testing.Verbose() {
+		log = slog.New(slog.NewTextHandler(&lines{t, s.name}, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	}
+	s.key, _, err = identity.LoadOrCreateKey(filepath.Join(s.dir, "key"))
+	check(t, err)
+	hasher, err := identity.NewHasher(identity.Cost{Memory: 8, Passes: 1, Lanes: 1}, 2)
+	check(t, err)
+	users, damaged, err := identity.OpenUsers(s.dir, s.name, identity.Options{Hasher: hasher})
+	check(t, errors.Join(append(damaged, err)...))
+	s.users = users
+	s.servers, err = identity.OpenServers(s.dir, s.name, s.key.Public())
+	check(t, err)
+	s.servers.Configure(nil, identity.AcceptUnknown)
+	var r atomic.Pointer[relay.Relay]
+	s.spool, err = spool.Open(filepath.Join(s.dir, "spool"), spool.Options{
+		JournalFile: 1 << 18, JournalFiles: 4, MaxAge: 30 * 24 * time.Hour,
+		Envelope: func(_ string, raw []byte) []byte { return message.EnvelopeOf(raw) },
+		Expired: func(t *spool.Turn, q *spool.Queue, e *spool.Entry) {
+			var l relay.Ledger
+			r.Load().Expired(t, &l, q, e, false)
+			r.Load().Close(t, &l)
+		},
+	})
+	check(t, err)
+	s.relay = relay.New(s.name, s.spool)
+	r.Store(s.relay)
+	s.counters, err = identity.OpenCounters(s.dir)
+	check(t, err)
+	s.peers, err = peer.New(peer.Options{
+		Home: s.name, Key: s.key, State: s.dir, Servers: s.servers, Relay: s.relay, Spool: s.spool, Log: log, Dial: s.dial, MaxWait: 10 * time.Second,
+	})
+	check(t, err)
+	s.host = session.New(s.name, s.key, s.users, s.counters, s.relay, s.spool, session.Options{Links: s.peers.Accept})
+	for _, u := range s.users.List() {
+		s.host.Refresh(u.Name)
+	}
+	l, err := s.w.net.Listen(s.address)
+	check(t, err)
+	s.peers.Configure(s.conf)
+	ctx, cancel := context.WithCancel(context.Background())
+	spooling, endSpool := context.WithCancel(context.Background())
+	var g, below errgroup.Group
+	g.Go(func() error { return s.host.Serve(l) })
+	g.Go(func() error { return s.host.Watch(ctx) })
+	g.Go(func() error { return s.peers.Run(ctx) })
+	below.Go(func() error { return s.spool.Run(spooling) })
+	var once sync.Once
+	s.stop = func(bool) {
+		once.Do(func() {
+			cancel()
+			l.Close()
+			check(t, g.Wait())
+			why := message.Defer(message.CodeStopping, time.Second, "going down")
+			s.peers.Close(why)
+			s.host.Close(why)
+			endSpool()
+			check(t, errors.Join(below.Wait(), s.counters.Close(), s.servers.Close()))
+		})
+	}
+	t.Cleanup(func() { s.stop(false) })
+}
+
+func (s *server) restart() {
+	s.stop(false)
+	s.start()
+}
+
+type lines struct {
+	t    testing.TB
+	name string
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.t.Logf("%v %s: %s", time.Now().Format("15:04:05"), l.name, strings.TrimSpace(string(b)))
+	return len(b), nil
+}
+
+func cable(a, b string) [2]string {
+	if a > b {
+		a, b = b, a
+	}
+	return [2]string{a, b}
+}
+
+// dial is how a server dials in this world.
+func (s *server) dial(ctx context.Context, a transport.Address) (transport.Conn, error) {
+	var to string
+	for name, o := range s.w.servers {
+		if o.address == a.Remote {
+			to = name
+		}
+	}
+	k := cable(s.name, to)
+	s.w.mu.Lock()
+	cut := s.w.cut[k]
+	s.w.mu.Unlock()
+	if cut {
+		return nil, errors.New("the cable is cut")
+	}
+	conn, err := s.w.net.Dial(ctx, a.Remote)
+	if err == nil {
+		s.w.mu.Lock()
+		s.w.conns[k] = append(s.w.conns[k], conn)
+		s.w.mu.Unlock()
+	}
+	return conn, err
+}
+
+// plug connects the cable between two servers, or cuts it.
+func (w *world) plug(a, b string, up bool) {
+	k := cable(a, b)
+	w.mu.Lock()
+	w.cut[k] = !up
+	conns := w.conns[k]
+	if !up {
+		w.conns[k] = nil
+	}
+	w.mu.Unlock()
+	if !up {
+		for _, c := range conns {
+			c.Close()
+		}
+	}
+}
+
+// link makes a a peer of b's, which it dials.
+func (w *world) link(a, b string, timeout time.Duration) {
+	s := w.servers[a]
+	s.conf.Peers = append(s.conf.Peers, peer.Peer{Name: b, Ways: []peer.Way{{
+		Address: transport.Address{Kind: "tcp", Remote: w.servers[b].address}, Timeout: timeout, Cost: 10,
+	}}})
+	s.peers.Configure(s.conf)
+}
+
+// person is a user with one device.
+type person struct {
+	t     testing.TB
+	s     *server
+	name  string
+	store *client.Store
+	c     *client.Client
+	leave func() error
+}
+
+// enter makes a user with a device that is not connected yet.
+func (w *world) enter(name, home string) *person {
+	w.t.Helper()
+	s := w.servers[home]
+	check(w.t, s.users.Add(w.t.Context(), name, password))
+	s.host.Refresh(name)
+	p := &person{t: w.t, s: s, name: name}
+	var err error
+	p.store, err = client.OpenStore(w.t.TempDir())
+	check(w.t, err)
+	w.t.Cleanup(func() { p.store.Close() })
+	o := client.Options{Dial: func(ctx context.Context, address string) (transport.Conn, error) { return w.net.Dial(ctx, address) }, MaxWait: time.Second}
+	_, err = client.Login(w.t.Context(), p.store, client.Entry{Address: p.address(), Servers: []string{s.address}, Key: s.key.Public(), Standing: identity.Pinned, Password: password}, o)
+	check(w.t, err)
+	p.c, err = client.New(p.store, o)
+	check(w.t, err)
+	return p
+}
+
+func (p *person) address() message.Address { return message.Join(p.name, p.s.name) }
+
+func (p *person) come() *person {
+	p.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.c.Run(ctx) }()
+	p.leave = sync.OnceValue(func() error {
+		cancel()
+		return <-done
+	})
+	leave := p.leave
+	p.t.Cleanup(func() { leave() })
+	p.until("a session", func() bool { up, _ := p.c.Connected(); return up })
+	return p
+}
+
+func (p *person) until(what string, is func() bool) {
+	p.t.Helper()
+	late := time.After(2 * time.Hour)
+	for {
+		changed := p.c.Changed()
+		if is() {
+			return
+		}
+		select {
+		case <-changed:
+		case <-late:
+			p.t.Fatalf("%s waits in vain for %s", p.name, what)
+		}
+	}
+}
+
+func (p *person) send(body string, to ...*person) client.Message {
+	p.t.Helper()
+	o := client.Outgoing{Body: []byte(body)}
+	for _, r := range to {
+		o.To = append(o.To, r.address())
+	}
+	m, err := p.c.Send(context.Background(), o)
+	check(p.t, err)
+	return m
+}
+
+func (p *person) fate(m client.Message, receiver message.Address) client.Recipient {
+	p.t.Helper()
+	m, _, err := p.store.Status(m.ID)
+	check(p.t, err)
+	for _, r := range m.Recipients {
+		if r.Address == receiver {
+			return r
+		}
+	}
+	return client.Recipient{}
+}
+
+func (p *person) learns(m client.Message, receiver *person, want message.State) {
+	p.t.Helper()
+	p.until(fmt.Sprintf("%v of %s", want, receiver.name), func() bool { return p.fate(m, receiver.address()).State >= want })
+	if r := p.fate(m, receiver.address()); r.State != want {
+		p.t.Fatalf("%s is told %v (%s) of %s, not %v", p.name, r.State, r.Reason, receiver.name, want)
+	}
+}
+
+func (p *person) texts() (texts []string) {
+	p.t.Helper()
+	history, err := p.store.History(client.Query{Only: client.In})
+	check(p.t, err)
+	for _, m := range history {
+		texts = append(texts, m.Body)
+	}
+	return texts
+}
+
+func (p *person) has(want ...string) {
+	p.t.Helper()
+	p.until(fmt.Sprint(want), func() bool { return len(p.texts()) >= len(want) })
+	if got := p.texts(); !slices.Equal(got, want) {
+		p.t.Fatalf("%s has %q, not %q", p.name, got, want)
+	}
+}
+
+// linked waits until a server has links to these.
+func (s *server) linked(names ...string) {
+	s.w.t.Helper()
+	slices.SortFunc(names, cmp.Compare[string])
+	for range 3600 {
+		if slices.Equal(s.peers.Names(), names) {
+			return
+		}
+		time.Sleep(time.Second)
+	}
+	s.w.t.Fatalf("%s has links to %v, not to %v", s.name, s.peers.Names(), names)
+}
+
+func bubble(t *testing.T, play func(t *testing.T, w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { play(t, newWorld(t)) })
+}
