@@ -44,6 +44,7 @@ var imports = map[string][]string{
 	"cmd/noipchat":  {"cmd/cli", "daemon/message", "daemon/durable", "daemon/identity", "daemon/transport", "daemon/client", "daemon/wire", "github.com/spf13/cobra", "golang.org/x/sys/unix"},
 	"cmd/noipchatd": {"cmd/cli", "daemon/message", "daemon", "daemon/config", "daemon/durable", "daemon/transport", "daemon/systemd", "daemon/identity", "daemon/control", "daemon/client"},
 
+	"contrib/arq":      {"golang.org/x/sys/unix"},
 	"packaging/attack": {"github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/unix"},
 	"packaging/bill":   {},
 }

@@ -264,7 +264,8 @@ type meeting struct {
 // slow line; there is a deadline for reading it then.
 func open(ctx context.Context, address string, o Options, key identity.Key, meet func(wire.ServerHello) (wire.ClientHello, error), soon bool) (m meeting, err error) {
 	m.address = address
-	dialing, cancel := context.WithTimeout(ctx, o.Connect)
+	a, _ := transport.ParseAddress(address) // if it isn't one, Dial says so
+	dialing, cancel := context.WithTimeout(ctx, a.Line.Patience(o.Connect, handshakeBytes))
 	defer cancel()
 	conn, err := o.Dial(dialing, address)
 	if err != nil {

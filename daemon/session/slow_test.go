@@ -1,8 +1,13 @@
 package session_test
 
 import (
+	stdbytes "bytes"
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -19,11 +24,13 @@ var radio = transport.Properties{Rate: 1200, Latency: 2500 * time.Millisecond, E
 
 // line dials by a slow line and counts what goes over it.
 type line struct {
-	s     *server
-	is    transport.Properties
-	conns []*metered
-	up    atomic.Uint64 // bytes of connections before the last
-	down  atomic.Uint64
+	s        *server
+	up, down atomic.Uint64
+
+	mu     sync.Mutex
+	conns  []*metered
+	broken bool
+	dialed time.Time // the last time
 }
 
 type metered struct {
@@ -56,26 +63,56 @@ func (m *metered) Borrow(lend func() []byte, giveBack func([]byte)) ([]byte, int
 }
 
 func (l *line) dial(ctx context.Context, address string) (transport.Conn, error) {
-	c, err := l.s.net.(*memory).DialLine(ctx, address, l.is)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.broken {
+		return nil, errors.New("no way")
+	}
+	a, err := transport.ParseAddress(address)
+	if err != nil {
+		return nil, err
+	}
+	c, err := l.s.net.(*memory).DialLine(ctx, a.Remote, a.Line)
 	if err != nil {
 		return nil, err
 	}
 	m := &metered{c, l}
-	l.conns = append(l.conns, m)
+	l.conns, l.dialed = append(l.conns, m), time.Now()
 	return m, nil
 }
 
-// cut ends the connection as a line does that breaks: neither side is told.
-func (l *line) cut() { l.conns[len(l.conns)-1].Close() }
+// cut ends the connection, and breaks the line if it is not to be made again.
+func (l *line) cut(broken bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.broken = broken
+	l.conns[len(l.conns)-1].Close()
+}
+
+func (l *line) mend() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.broken = false
+}
+
+// made tells how many connections were made, and when the last one was.
+func (l *line) made() (n int, last time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.conns), l.dialed
+}
 
 // bytes returns what went up and down since it was last asked.
 func (l *line) bytes() (up, down uint64) { return l.up.Swap(0), l.down.Swap(0) }
 
 // far makes a person one behind a slow line.
 func (p *person) far(is transport.Properties) *line {
-	l := &line{s: p.s, is: is}
+	l := &line{s: p.s}
 	p.o.Dial, p.o.MaxWait = l.dial, 0
-	var err error
+	account, _, err := p.store.Account()
+	check(p.t, err)
+	account.Servers = []string{transport.Address{Kind: "tcp", Remote: p.s.address, Line: is}.String()}
+	check(p.t, p.store.SetAccount(account))
 	p.c, err = client.New(p.store, p.o)
 	check(p.t, err)
 	return l
@@ -118,5 +155,112 @@ func TestBudget(t *testing.T) {
 			}
 		}
 		synctest.Wait()
+		if n, _ := l.made(); n != 1 {
+			t.Errorf("%d connections were made", n)
+		}
+	})
+}
+
+// TestFirstMessage: who has been there before says what he has to say after one round
+// trip, together with his login.
+func TestFirstMessage(t *testing.T) {
+	scene(t, options{}, []string{"alice", "bob"}, func(t *testing.T, s *server, p []*person) {
+		alice, bob := p[0], p[1].come()
+		l := alice.far(radio)
+		alice.come()
+		l.cut(true)
+		m := alice.send("written in the dark", bob)
+		time.Sleep(time.Hour)
+		l.mend()
+		bob.has("written in the dark")
+		_, dialed := l.made()
+		d := time.Since(dialed)
+		most := 3*radio.Latency + radio.Time(45+170+95+130) // out, back, out
+		t.Logf("it has arrived %v after the connection was made", d)
+		if d > most {
+			t.Errorf("it arrives after %v, and could after %v", d, most)
+		}
+		alice.learns(m, bob.address(), message.Delivered)
+	})
+}
+
+// TestSlowest: as slow as a line may be, everybody waits for it.
+func TestSlowest(t *testing.T) {
+	scene(t, options{}, []string{"alice", "bob"}, func(t *testing.T, s *server, p []*person) {
+		alice, bob := p[0], p[1].come()
+		l := alice.far(transport.Properties{Rate: 100, Latency: 20 * time.Second, Exclusive: true})
+		m := alice.write(client.Outgoing{Body: []byte("slowly"), To: []message.Address{bob.address()}})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- alice.c.Run(ctx) }()
+		for start := time.Now(); len(bob.texts()) == 0 && time.Since(start) < time.Hour; {
+			time.Sleep(time.Second)
+		}
+		time.Sleep(10 * time.Minute)
+		if r := alice.fate(m, bob.address()); r.State != message.Delivered {
+			_, err := alice.c.Connected()
+			t.Errorf("it is %v: %v", r.State, err)
+		}
+		if n, _ := l.made(); n != 1 {
+			t.Errorf("%d connections were made", n)
+		}
+		cancel()
+		check(t, <-done)
+	})
+}
+
+// TestFileAndText: a file both ways, and texts that overtake it; every so often the
+// line breaks, and what was cut off goes on.
+func TestFileAndText(t *testing.T) {
+	modem := transport.Properties{Rate: 9600, Latency: 300 * time.Millisecond}
+	scene(t, options{}, []string{"alice", "bob"}, func(t *testing.T, s *server, p []*person) {
+		alice, bob := p[0], p[1].come()
+		l := alice.far(modem)
+		alice.come()
+		const parts, size = 3, 50_000
+		for n := range parts {
+			body := stdbytes.Repeat([]byte{byte('a' + n)}, size)
+			alice.write(client.Outgoing{Priority: message.Bulk, Body: body, To: []message.Address{bob.address()}})
+			bob.write(client.Outgoing{Priority: message.Bulk, Body: body, To: []message.Address{alice.address()}})
+		}
+		begin := time.Now()
+		var want []string
+		for n := 0; time.Since(begin) < 10*time.Minute; n++ {
+			text := fmt.Sprint("text ", n)
+			want = append(want, text)
+			alice.send(text, bob)
+			bob.send(text, alice)
+			start := time.Now()
+			for _, who := range []*person{alice, bob} {
+				who.until(text, func() bool { return slices.Contains(who.texts(), text) })
+			}
+			if d := time.Since(start); d > 2*time.Second+modem.Latency+modem.Time(300) {
+				t.Errorf("%s takes %v", text, d)
+			}
+			time.Sleep(5 * time.Second)
+			if n%3 == 2 {
+				l.cut(false)
+				alice.until("a new session", func() bool { up, _ := alice.c.Connected(); return up })
+				time.Sleep(time.Second)
+			}
+		}
+		up, down := l.bytes()
+		conns, _ := l.made()
+		t.Logf("%d bytes up and %d down, over %d connections", up, down, conns)
+		if most := uint64(parts*size*11/10 + conns*1500 + len(want)*300); up > most || down > most {
+			t.Errorf("more than %d: what was there is sent again", most)
+		}
+		for _, who := range []*person{alice, bob} {
+			large := 0
+			small := slices.DeleteFunc(who.texts(), func(s string) bool {
+				if len(s) == size {
+					large++
+				}
+				return len(s) == size
+			})
+			if !slices.Equal(small, want) || large != parts {
+				t.Errorf("%s has %d of %d texts, and %d of %d parts", who.name, len(small), len(want), large, parts)
+			}
+		}
 	})
 }

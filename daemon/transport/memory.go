@@ -43,7 +43,8 @@ func (m *Memory) Dial(ctx context.Context, address string) (Conn, error) {
 	return m.DialLine(ctx, address, Properties{})
 }
 
-// DialLine connects over a line, of which the other side knows nothing.
+// DialLine connects over a line, of which the other side knows nothing. As with TCP
+// that takes a round trip, and the other side hears of it with the first bytes.
 func (m *Memory) DialLine(ctx context.Context, address string, line Properties) (Conn, error) {
 	m.mu.Lock()
 	l := m.listeners[address]
@@ -52,8 +53,23 @@ func (m *Memory) DialLine(ctx context.Context, address string, line Properties) 
 	if l == nil {
 		return nil, nobody
 	}
+	select {
+	case <-time.After(2 * line.Latency):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	near, far := MemoryLine(address, line)
 	far.Describe(Properties{})
+	if line.Latency > 0 {
+		time.AfterFunc(line.Latency, func() {
+			select {
+			case l.backlog <- far:
+			default:
+				far.Close()
+			}
+		})
+		return near, nil
+	}
 	select {
 	case l.backlog <- far:
 		select {
