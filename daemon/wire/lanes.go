@@ -37,9 +37,9 @@ const (
 	recordHead  = 2 + tagSize
 	leastRecord = 96 // bytes, however slow the line is
 	mostRecord  = 16 << 10
-	anyRecord   = 1 << 10                   // where the rate isn't known
-	leastPiece  = 32                        // a second piece in a record has at least so much room
-	maxLaneBody = message.MaxEnvelope + 256 // of an envelope's frame
+	anyRecord   = 1 << 10                                        // where the rate isn't known
+	leastPiece  = 32                                             // a second piece in a record has at least so much room
+	maxLaneBody = message.MaxEnvelope + message.MaxPassage + 256 // of an envelope's frame
 
 	maxParts  = message.Priorities
 	leastPart = 256 // bytes; what is shorter is sent again

@@ -483,7 +483,7 @@ func TestHostileLanes(t *testing.T) {
 		"a receipt in the files' lane":      {[][]byte{piece(2, frame(receipt))}, "priority 0 in lane 2"},
 		"a ping in the texts' lane":         {[][]byte{piece(1, AppendPing(nil))}, "a ping in lane 1"},
 		"a ping in the files' lane, later":  {[][]byte{piece(2, frame(file)), piece(2, AppendPing(nil))}, "a ping in lane 2"},
-		"more than an envelope":             {[][]byte{{2, 1, 0xcd, 0xf2, 0}}, "length in lane 2"},
+		"more than an envelope":             {[][]byte{{2, 1, 0xcd, 0xfa, 0}}, "length in lane 2"},
 		"four gigabytes":                    {[][]byte{{0, 9, 0xce, 0xff, 0xff, 0xff, 0xff}}, "length in lane 0"},
 		"a frame's length in a longer form": {[][]byte{{0, 1, 0xcc, 1, 0}}, "shortest form"},
 		"the rest of nothing":               {[][]byte{piece(2, appendRest(nil, Transit{}, 0, file))}, "of which nothing is here"},
@@ -620,7 +620,8 @@ func FuzzShort(f *testing.F) {
 			t.Fatalf("%x has no short form", raw)
 		}
 		_, again, _, err := Next(appendShort(nil, transit, &e, ref))
-		if err != nil || !bytes.Equal(again, body) {
+		added := body[0]&hasPassage != 0 && len(again) < len(body) // by a later version
+		if err != nil || !bytes.Equal(again, body) && !added {
 			t.Fatalf("%x is written again as %x, %v", body, again, err)
 		}
 		if part != nil && !bytes.HasPrefix(raw, part) {

@@ -13,17 +13,18 @@ import (
 // of a Conn is an EnvelopeFrame again, with the envelope's own bytes, over which ids
 // and signatures are.
 //
-//	flags, [age], [receivers], [kind, priority, lifetime, sealing],
+//	flags, [age], [receivers], [the map of a Transit], [kind, priority, lifetime, sealing],
 //	[from, device, counter, created] or counter and created as steps,
 //	[to], and the body to the end
 //
 // One envelope after one other has one short form: a part is there if, and only if, it
 // differs, and steps are used if they can be.
 const (
-	hasAge    = 1 << iota // else 0
-	hasOpen               // else all receivers
-	hasWhat               // kind, priority, lifetime, sealing
-	hasAuthor             // from, device, counter, created; else counter and created are steps: at least 1, and 0
+	hasAge     = 1 << iota // else 0
+	hasOpen                // else all receivers
+	hasPassage             // else there is nothing in the map
+	hasWhat                // kind, priority, lifetime, sealing
+	hasAuthor              // from, device, counter, created; else counter and created are steps: at least 1, and 0
 	hasTo
 	flagsEnd
 )
@@ -61,11 +62,15 @@ func hasShort(e *message.Envelope, raw []byte) bool {
 // appendShort appends a short form's frame after the envelope that ref heads.
 func appendShort(b []byte, t Transit, e *message.Envelope, ref *header) []byte {
 	b, at := begin(b, shortFrame)
-	b = appendShortHead(b, t, e, ref)
+	var passage []byte
+	if !t.Passage.IsZero() {
+		passage = t.Passage.AppendMap(nil)
+	}
+	b = appendShortHead(b, t, passage, e, ref)
 	return finish(append(b, e.Body...), at)
 }
 
-func appendShortHead(b []byte, t Transit, e *message.Envelope, ref *header) []byte {
+func appendShortHead(b []byte, t Transit, passage []byte, e *message.Envelope, ref *header) []byte {
 	at := len(b)
 	b = append(b, 0)
 	if t.Age != 0 {
@@ -75,6 +80,10 @@ func appendShortHead(b []byte, t Transit, e *message.Envelope, ref *header) []by
 	if t.Open != 0 {
 		b[at] |= hasOpen
 		b = appendOpen(b, t.Open)
+	}
+	if passage != nil {
+		b[at] |= hasPassage
+		b = append(b, passage...)
 	}
 	if e.Kind != ref.Kind || e.Priority != ref.Priority || e.Lifetime != ref.Lifetime || e.Sealing != ref.Sealing {
 		b[at] |= hasWhat
@@ -103,14 +112,23 @@ func appendShortHead(b []byte, t Transit, e *message.Envelope, ref *header) []by
 	return b
 }
 
-// readShortHead reads all but the body.
-func readShortHead(r *message.Reader, ref *header) (t Transit, e message.Envelope) {
+// readShortHead reads all but the body. The map comes as its bytes too: there may be
+// something in it that is not for us.
+func readShortHead(r *message.Reader, ref *header) (t Transit, passage []byte, e message.Envelope) {
 	flags := r.Uint(flagsEnd - 1)
 	if flags&hasAge != 0 {
 		t.Age = uint32(r.Uint(1<<32 - 1))
 	}
 	if flags&hasOpen != 0 {
 		t.Open = readOpen(r)
+	}
+	if flags&hasPassage != 0 {
+		before := r.Rest()
+		r.Fields(func(key uint64) bool { return t.Passage.Field(r, key) })
+		passage = before[:len(before)-len(r.Rest())]
+		if r.Err() == nil && len(passage) == 1 {
+			r.Fail("an empty map")
+		}
 	}
 	e.Kind, e.Priority, e.Lifetime, e.Sealing = ref.Kind, ref.Priority, ref.Lifetime, ref.Sealing
 	if flags&hasWhat != 0 {
@@ -136,13 +154,13 @@ func readShortHead(r *message.Reader, ref *header) (t Transit, e message.Envelop
 			e.To[i] = r.Address(true)
 		}
 	}
-	return t, e
+	return t, passage, e
 }
 
 // parseShort returns the envelope's own bytes.
 func parseShort(body []byte, ref *header) (t Transit, raw []byte, err error) {
 	r := message.NewReader(body)
-	t, e := readShortHead(&r, ref)
+	t, passage, e := readShortHead(&r, ref)
 	if r.Err() != nil {
 		return t, nil, broken("a short form: %v", r.Err())
 	}
@@ -151,7 +169,7 @@ func parseShort(body []byte, ref *header) (t Transit, raw []byte, err error) {
 	if raw, err = e.Append(nil); err != nil {
 		return t, nil, broken("a short form: %v", err)
 	}
-	if head := appendShortHead(nil, t, &e, ref); !bytes.Equal(head, body[:len(body)-len(e.Body)]) {
+	if head := appendShortHead(nil, t, passage, &e, ref); !bytes.Equal(head, body[:len(body)-len(e.Body)]) {
 		return t, nil, broken("a short form that could be shorter")
 	}
 	return t, raw, nil
@@ -161,7 +179,7 @@ func parseShort(body []byte, ref *header) (t Transit, raw []byte, err error) {
 // short form are there, whose body has size bytes; nil if its head isn't.
 func beginning(body []byte, size int, ref *header) []byte {
 	r := message.NewReader(body)
-	_, e := readShortHead(&r, ref)
+	_, _, e := readShortHead(&r, ref)
 	have := r.Rest()
 	n := size - (len(body) - len(have))
 	if r.Err() != nil || n < len(have) || n > message.MaxEnvelope {
