@@ -303,7 +303,9 @@ func TestConfirm(t *testing.T) {
 	if r, err := h.Reload(t.Context(), 50*time.Millisecond); err != nil || r.ReturnsAt.IsZero() {
 		t.Errorf("%+v, %v", r, err)
 	}
-	h.until("it returns", func() bool { return answers(at[0]) && !answers(at[1]) })
+	h.until("it returns and says so", func() bool {
+		return answers(at[0]) && !answers(at[1]) && h.state().Config.LastError != ""
+	})
 	if c := h.state().Config; !strings.Contains(c.LastError, "nobody confirmed") || !c.ReturnsAt.IsZero() {
 		t.Errorf("%+v", c)
 	}

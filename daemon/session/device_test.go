@@ -243,7 +243,7 @@ func TestRestoredProfile(t *testing.T) {
 					check(t, err)
 					s.stop()
 					check(t, os.WriteFile(filepath.Join(dir, "counters.json"), b, 0o600))
-					s = open(t, &net, dir, options{})
+					open(t, &net, dir, options{})
 				}
 				offline, err := alice.store.Enqueue(context.Background(), client.Outgoing{Body: []byte("4"), To: []message.Address{bob.address()}})
 				check(t, err)

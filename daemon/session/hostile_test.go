@@ -39,19 +39,25 @@ func (j *journal) logged(words ...string) (n int) {
 	return n
 }
 
-// talk is two who have a conversation; each call is one more message of it.
+// talk is two who have a conversation; each call is one more message of it. Of a busy
+// machine one message may wait for its turn; most may not.
 func talk(t *testing.T, alice, bob *person) func() {
 	t.Helper()
 	n := len(bob.texts())
+	var took []time.Duration
+	t.Cleanup(func() {
+		slices.Sort(took)
+		if len(took) > 0 && took[len(took)/2] > 100*time.Millisecond {
+			t.Errorf("alice's messages to bob take %v", took)
+		}
+	})
 	return func() {
 		t.Helper()
 		n++
 		start := time.Now()
 		m := alice.send(fmt.Sprint("message ", n), bob)
 		alice.learns(m, bob.address(), message.Delivered)
-		if d := time.Since(start); d > 100*time.Millisecond {
-			t.Errorf("alice's message to bob takes %v", d)
-		}
+		took = append(took, time.Since(start))
 	}
 }
 
