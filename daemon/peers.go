@@ -40,6 +40,7 @@ func (d *Daemon) setPeers(c *config.Config) {
 	}
 	to := peer.Config{
 		MaxHops: c.MaxHops, Open: unknown != identity.RefuseUnknown, Refuse: c.Federation.Unverified == "refuse", Public: d.interfaces.public(),
+		Flood: int64(c.Federation.FloodQuota),
 	}
 	for _, p := range c.Peers {
 		q := peer.Peer{Name: p.Name, Reaches: p.Reaches}

@@ -13,6 +13,7 @@ type Passage struct {
 	Hops       uint8    // servers that it may still cross after the next one
 	Path       []string // servers that it has crossed, its home first
 	Proof      Proof    // that its home has sent it; zero: none
+	Key        []byte   // its home's public key, where no announcement of it goes the same way; empty: not said
 	Unverified bool     // its home's key isn't known: for the receiver's device
 }
 
@@ -29,17 +30,20 @@ const (
 	keySignature
 	keySiblings
 	keyUnverified
+	keyHomeKey
 )
+
+const homeKeySize = 64 // identity.PublicKey
 
 // IsZero tells that there is nothing to be said.
 func (p *Passage) IsZero() bool {
-	return p.Hops == 0 && len(p.Path) == 0 && p.Proof.Signature == nil && !p.Unverified
+	return p.Hops == 0 && len(p.Path) == 0 && p.Proof.Signature == nil && len(p.Key) == 0 && !p.Unverified
 }
 
 // AppendMap appends the map that is the end of an envelope's frame.
 func (p *Passage) AppendMap(b []byte) []byte {
 	n := 0
-	for _, there := range []bool{p.Hops > 0, len(p.Path) > 0, p.Proof.Signature != nil, len(p.Proof.Siblings) > 0, p.Unverified} {
+	for _, there := range []bool{p.Hops > 0, len(p.Path) > 0, p.Proof.Signature != nil, len(p.Proof.Siblings) > 0, p.Unverified, len(p.Key) > 0} {
 		if there {
 			n++
 		}
@@ -59,6 +63,9 @@ func (p *Passage) AppendMap(b []byte) []byte {
 	}
 	if p.Unverified {
 		b = append(b, keyUnverified, 1)
+	}
+	if len(p.Key) > 0 {
+		b = AppendBytes(append(b, keyHomeKey), p.Key)
 	}
 	return b
 }
@@ -92,6 +99,10 @@ func (p *Passage) Field(r *Reader, key uint64) bool {
 	case keyUnverified:
 		if p.Unverified = true; r.Uint(1) == 0 && r.err == nil {
 			r.Fail("it is not said that it is verified")
+		}
+	case keyHomeKey:
+		if p.Key = r.Bytes(homeKeySize); len(p.Key) != homeKeySize && r.err == nil {
+			r.Fail("a key of %d bytes", len(p.Key))
 		}
 	default:
 		return false

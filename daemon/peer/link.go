@@ -207,6 +207,11 @@ func (p *Peers) adopt(l *link) bool {
 	if before != nil {
 		before.End(message.Refuse(message.CodeReplaced, "there is a newer link"))
 	}
+	l.Attach(p.o.Spool.Queue(spool.CopiesFor(e.name)))
+	var turn spool.Turn
+	p.copies.addPeer(&turn, l.id)
+	turn.Wake(l)
+	defer turn.Run()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	cost := 10
@@ -304,14 +309,17 @@ func (l *link) Take(e *message.Envelope, transit wire.Transit, token uint64) {
 		l.settle(e, a.Open, token, message.Held, nil)
 		return
 	}
-	if a.Passage.Hops == 0 && !l.p.mayKeep(e, a.Open) {
+	if a.Link != home {
+		l.p.copies.remember(home, a.Link)
+	}
+	if a.Passage.Hops == 0 && e.Kind != message.Text && !l.p.mayKeep(e, a.Open) {
 		l.settle(e, a.Open, token, message.Refused, message.Defer(message.CodeNoRoute, time.Minute, "it has crossed as many servers as it may"))
 		return
 	}
 	a.Verified = home == l.peer.name
 	known := a.Verified
 	if !a.Verified && l.p.isHere(e, a.Open) {
-		a.Verified, known = l.p.verify(home, e.Raw, &a.Passage.Proof)
+		a.Verified, known = l.p.verify(home, e.Raw, &a.Passage)
 		if !known && l.p.refuse.Load() {
 			l.settle(e, a.Open, token, message.Refused, message.Refuse(message.CodeNotAllowed, "the key of %s is not known here", home))
 			return
@@ -362,6 +370,10 @@ func (l *link) Acked(q *spool.Queue, e *spool.Entry, exceptions []wire.Exception
 	for _, x := range exceptions {
 		said = append(said, relay.Said{Receiver: x.Receiver, State: x.State, No: x.Refusal})
 	}
+	if spool.IsCopies(q.Name()) {
+		l.p.copies.acked(&l.Turn, l.id, q, e, said)
+		return
+	}
 	l.p.o.Relay.Taken(&l.Turn, &l.Ledger, q, e, l.peer.name, said)
 }
 
@@ -384,8 +396,15 @@ func (l *link) Stamp(out []pump.Outgoing) {
 		if p.Hops > 0 {
 			p.Hops--
 		}
+		unrouted := spool.IsCopies(o.Queue.Name())
+		if unrouted {
+			p.Hops = l.p.copies.leaves(o.Entry, o.Envelope, open, p.Hops)
+		}
 		if len(p.Path) == 1 && l.p.leadsOn(o, l.peer.name) {
 			prove = append(prove, i)
+			if unrouted { // no announcement of ours is known where it goes
+				p.Key = l.p.self64[:]
+			}
 		}
 	}
 	for len(prove) > 0 {

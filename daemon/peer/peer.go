@@ -97,14 +97,17 @@ type Config struct {
 	Open    bool     // others than these may dial us
 	Refuse  bool     // mail whose home can't be verified
 	Public  []string // where we are reached
+	Flood   int64    // bytes of copies of what no route is known for, per origin a tenth
 }
 
 // Peers is a server's links.
 type Peers struct {
 	// fixed
-	o     Options
-	start time.Time
-	self  route.Server
+	o      Options
+	start  time.Time
+	self   route.Server
+	self64 [64]byte // our key
+	copies *copies
 
 	wg     sync.WaitGroup
 	refuse atomic.Bool
@@ -159,6 +162,7 @@ func New(o Options) (*Peers, error) {
 		o: o, start: time.Now(), peers: map[string]*peer{}, hops: map[string]string{}, wake: make(chan struct{}, 1), servers: map[string]bool{}, fresh: map[string]bool{},
 		self: serverOf(o.Home, o.Key.Public()), proven: provenRoots{}, changed: make(chan struct{}),
 	}
+	p.self64, p.copies = o.Key.Public(), newCopies(p)
 	p.table = route.New(route.Options{Self: p.self})
 	var err error
 	if p.epoch, err = nextEpoch(o.State, 0); err != nil {
@@ -169,7 +173,7 @@ func New(o Options) (*Peers, error) {
 			p.servers[name] = true
 		}
 	}
-	o.Relay.OnAway(p.wanted)
+	o.Relay.OnAway(p.spread, p.wanted)
 	return p, nil
 }
 
@@ -212,6 +216,7 @@ func (p *Peers) Configure(c Config) {
 		}
 	}
 	p.o.Relay.SetFederation(hops, time.Minute)
+	p.copies.configure(hops, c.Flood)
 	p.nudge()
 }
 
@@ -375,8 +380,10 @@ func (p *Peers) waits(name string) bool {
 	}
 	p.mu.Unlock()
 	for _, server := range servers {
-		if q := p.o.Spool.Find(server); q != nil && q.Waits(message.Priorities) {
-			return true
+		for _, name := range []string{server, spool.CopiesFor(server)} {
+			if q := p.o.Spool.Find(name); q != nil && q.Waits(message.Priorities) {
+				return true
+			}
 		}
 	}
 	return false

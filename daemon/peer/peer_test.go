@@ -65,32 +65,36 @@ func TestAwayElsewhere(t *testing.T) {
 	})
 }
 
-// TestLine: a message crosses a line of servers whose links are all up, and one whose
-// links are up one at a time.
+// TestLine: a message crosses a line of ten servers whose links are all up; one whose links
+// were up together and are up one at a time from then on; and one whose never were.
 func TestLine(t *testing.T) {
-	for _, together := range []bool{true} {
-		t.Run(fmt.Sprint("together=", together), func(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		together, met bool
+	}{{"together", true, true}, {"one at a time", false, true}, {"never together", false, false}} {
+		t.Run(c.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
-				const n = 5
+				const n = 10
 				name := func(i int) string { return fmt.Sprint("s", i) }
 				for i := range n {
 					w.add(name(i))
 				}
 				for i := range n - 1 {
+					w.plug(name(i), name(i+1), c.met)
 					w.link(name(i), name(i+1), 0)
 				}
 				time.Sleep(time.Minute)
 				alice, bob := w.enter("alice", name(0)).come(), w.enter("bob", name(n-1)).come()
-				if !together {
+				if !c.together {
 					for i := range n - 1 {
 						w.plug(name(i), name(i+1), false)
 					}
 				}
 				m := alice.send("along the line", bob)
-				if !together {
+				if !c.together {
 					alice.learns(m, bob, message.Held)
 					for round := 0; alice.fate(m, bob.address()).State < message.Delivered; round++ {
-						if round > 20 {
+						if round > 2*n {
 							t.Fatal("it does not arrive")
 						}
 						for i := range n - 1 {
@@ -105,8 +109,10 @@ func TestLine(t *testing.T) {
 				alice.learns(m, bob, message.Delivered)
 				synctest.Wait()
 				time.Sleep(time.Minute)
-				if left, _ := w.servers[name(0)].spool.Waiting(); left != 0 {
-					t.Errorf("at home %d are left", left)
+				for name, s := range w.servers {
+					if left, _ := s.spool.Waiting(); left != 0 {
+						t.Errorf("at %s %d are left", name, left)
+					}
 				}
 			})
 		})

@@ -134,12 +134,18 @@ func (p *Peers) routeLocked(turn *spool.Turn, q *spool.Queue) {
 		}
 		return
 	}
-	if q.Waits(message.Priorities) {
+	if q.Waits(message.Priorities) || p.copiesWait(via) {
 		select {
 		case e.kick <- struct{}{}:
 		default:
 		}
 	}
+}
+
+// copiesWait tells whether copies wait for a peer.
+func (p *Peers) copiesWait(peer string) bool {
+	q := p.o.Spool.Find(spool.CopiesFor(peer))
+	return q != nil && q.Waits(message.Priorities)
 }
 
 func toWire(m *route.Message) *wire.Routes {
@@ -227,11 +233,15 @@ const maxProven = 1024
 
 // verify tells whether an envelope's home has sent it, and whether we know that home's
 // key ourselves.
-func (p *Peers) verify(home string, raw []byte, proof *message.Proof) (verified, known bool) {
+func (p *Peers) verify(home string, raw []byte, passage *message.Passage) (verified, known bool) {
+	proof := &passage.Proof
 	if len(proof.Signature) != ed25519.SignatureSize {
 		return false, false
 	}
 	key, known := p.keyOf(home)
+	if key.IsZero() && len(passage.Key) == len(key) { // as good as an announcement: it says who signs, not who that is
+		copy(key[:], passage.Key)
+	}
 	if key.IsZero() {
 		return false, false
 	}

@@ -76,7 +76,7 @@ type server struct {
 // add makes a server that may be dialled and dials nobody yet.
 func (w *world) add(names ...string) {
 	for _, name := range names {
-		s := &server{w: w, name: name, dir: w.t.TempDir(), address: fmt.Sprintf("192.0.2.%d:1", len(w.servers)+1), conf: peer.Config{MaxHops: w.hops, Open: true}}
+		s := &server{w: w, name: name, dir: w.t.TempDir(), address: fmt.Sprintf("192.0.2.%d:1", len(w.servers)+1), conf: peer.Config{MaxHops: w.hops, Open: true, Flood: 1 << 20}}
 		w.servers[name] = s
 		s.start()
 	}

@@ -79,9 +79,22 @@ func (r *Relay) SetFederation(hops int, resend time.Duration) {
 	r.resend.Store(int64(resend))
 }
 
-// OnAway sets who is told that something waits for a server whose queue has no pump. f
-// must not block. It is called before Accept.
-func (r *Relay) OnAway(f func(server string)) { r.wanted = f }
+// Away is what is to wait for a server.
+type Away struct {
+	Server   string
+	Envelope *message.Envelope
+	Link     string // the server that brought it; "": it is from here
+	Verified bool
+	Passage  *message.Passage // as it goes on
+	Put      spool.Put
+}
+
+// OnAway sets who may see to it that something goes to a server in another way than by
+// its queue, and tells whether he does; and who is told that something waits for
+// a server whose queue has no pump, which must not block. It is called before Accept.
+func (r *Relay) OnAway(spread func(t *spool.Turn, a *Away) bool, wanted func(server string)) {
+	r.spread, r.wanted = spread, wanted
+}
 
 // putAway puts an envelope into the queues for its receivers' servers.
 func (r *Relay) putAway(t *spool.Turn, e *message.Envelope, a *Arrival, away far) {
@@ -93,10 +106,12 @@ func (r *Relay) putAway(t *spool.Turn, e *message.Envelope, a *Arrival, away far
 		p.Path = append(p.Path[:len(p.Path):len(p.Path)], r.home)
 	}
 	for server, owner := range away {
+		put := spool.Put{Raw: message.Pack(&p, owner.mask, e.Raw), Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner, Open: owner.mask}
+		if r.spread(t, &Away{server, e, a.Link, a.Verified, &p, put}) {
+			continue
+		}
 		q := r.sp.Queue(server)
-		q.Put(t, spool.Put{
-			Raw: message.Pack(&p, owner.mask, e.Raw), Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner, Open: owner.mask,
-		})
+		q.Put(t, put)
 		if !q.Pumped() {
 			r.wanted(server)
 		}
@@ -258,7 +273,7 @@ func (r *Relay) answered(t *spool.Turn, e *message.Envelope) {
 func (r *Relay) oweAway(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, report message.Report) {
 	_, open, raw, err := message.Unpack(q.Raw(e))
 	var env message.Envelope
-	if err != nil || env.Parse(raw) != nil || env.From.Server() != r.home {
+	if err != nil || env.Parse(raw) != nil || env.From.Server() != r.home || spool.IsCopies(q.Name()) {
 		q.Forget(e)
 		return
 	}

@@ -42,6 +42,7 @@ type Relay struct {
 	echo     echo
 	overfull func(user message.Address, device message.DeviceID, why string)
 	wanted   func(server string)
+	spread   func(t *spool.Turn, a *Away) bool
 
 	trailMu sync.Mutex
 	trail   [trailSize]Event // the last ones; guarded by trailMu
@@ -105,7 +106,7 @@ func New(home string, sp *spool.Spool) *Relay {
 	r := &Relay{
 		home: home, sp: sp, device: message.DeviceID(binary.BigEndian.Uint64(b[:])),
 		boxes: map[message.Address]*box{}, strays: map[message.Address][]*spool.Queue{}, late: make(chan struct{}, 1),
-		overfull: func(message.Address, message.DeviceID, string) {}, wanted: func(string) {},
+		overfull: func(message.Address, message.DeviceID, string) {}, wanted: func(string) {}, spread: func(*spool.Turn, *Away) bool { return false },
 	}
 	r.echo.relay = r
 	for _, q := range sp.Queues() {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"strings"
 
 	"github.com/noipchat/noipchat/daemon/message"
 )
@@ -273,12 +274,27 @@ func checkQueueName(name string) error {
 }
 
 func validQueueName(name string) bool {
+	if server, _ := strings.CutSuffix(name, copies); IsCopies(name) {
+		name = server
+	}
 	destination, device, found := cut(name)
 	if found && message.CheckName(device) != nil {
 		return false
 	}
 	a, err := message.ParseAddress(destination)
 	return err == nil && found == (a.User() != "")
+}
+
+// copies is what the name of a queue ends in that has, for a peer, copies of what no route
+// is known for.
+const copies = "/copies"
+
+// CopiesFor is the name of the queue of copies for a peer.
+func CopiesFor(peer string) string { return peer + copies }
+
+// IsCopies tells whether a queue is one of copies for a peer.
+func IsCopies(name string) bool {
+	return strings.HasSuffix(name, copies) && !strings.Contains(name, "@")
 }
 
 // cut splits "alice@server1/DEVICE".

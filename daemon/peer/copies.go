@@ -1,0 +1,271 @@
+package peer
+
+import (
+	"crypto/sha256"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/relay"
+	"github.com/noipchat/noipchat/daemon/route"
+	"github.com/noipchat/noipchat/daemon/spool"
+)
+
+// copies is what becomes of mail for servers that no route leads to: text goes as copies
+// to all peers (see route.Flood); receipts and bounces go back to the peer that brought
+// something from that server. Both wait in a queue of copies for each such peer. The home
+// of a text keeps it in the queue for its server too, until a receipt comes.
+type copies struct {
+	p *Peers
+
+	mu    sync.Mutex // guards what follows; nothing is called with it held but Flood's methods
+	flood *route.Flood
+	hops  int
+	back  map[string]string    // server → the peer that brought the last that came from there
+	sent  map[*spool.Entry]int // with how many hops left what is under way was sent
+}
+
+// resendCopy is after what time a copy that a peer had no room for is offered again.
+const resendCopy = time.Minute
+
+// maxBack bounds the servers that the way back to is remembered of.
+const maxBack = 1 << 14
+
+func newCopies(p *Peers) *copies {
+	return &copies{p: p, flood: route.NewFlood(1<<7, 0, 0), back: map[string]string{}, sent: map[*spool.Entry]int{}}
+}
+
+func (c *copies) configure(hops int, quota int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hops = hops
+	c.flood.SetQuota(quota)
+}
+
+// remember notes that something came from a server by a peer.
+func (c *copies) remember(server, peer string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.back[server] != peer {
+		if len(c.back) >= maxBack {
+			clear(c.back)
+		}
+		c.back[server] = peer
+	}
+}
+
+// copyID names the copy of an envelope that is for the users of a server.
+func copyID(server string, envelope []byte) route.ID {
+	id := message.IDOf(envelope)
+	sum := sha256.Sum256(append(id[:], server...))
+	return route.ID(sum[:16])
+}
+
+// serverOfCopy is the server whose users a copy is for.
+func serverOfCopy(envelope []byte, open uint64) string {
+	var e message.Envelope
+	if i := bits.TrailingZeros64(open); e.Parse(envelope) == nil && i < len(e.To) {
+		return e.To[i].Server()
+	}
+	return ""
+}
+
+// spread gives peers what no route is known for, and tells whether they alone are to
+// have it. It is what the relay asks.
+func (p *Peers) spread(t *spool.Turn, a *relay.Away) bool {
+	kind := a.Envelope.Kind
+	reply := kind == message.Receipt || kind == message.Bounce
+	if !reply && kind != message.Text {
+		return false
+	}
+	p.mu.Lock()
+	if p.routedLocked(a.Server) {
+		p.mu.Unlock()
+		return false
+	}
+	from := route.Server{}
+	if e := p.peers[a.Link]; e != nil && e.link != nil {
+		from = e.link.id
+	}
+	p.mu.Unlock()
+	c := p.copies
+	if reply {
+		c.mu.Lock()
+		by := c.back[a.Server]
+		c.mu.Unlock()
+		if by == "" || by == a.Link {
+			return false
+		}
+		p.o.Spool.Queue(spool.CopiesFor(by)).Put(t, a.Put)
+		p.wanted(by)
+		return true
+	}
+	copied := route.Copy{ID: copyID(a.Server, a.Envelope.Raw), To: a.Server, From: from, Origin: a.Link, Hops: int(a.Passage.Hops), Size: len(a.Put.Raw)}
+	if a.Verified {
+		copied.Origin = a.Envelope.From.Server()
+	}
+	ours := a.Link == ""
+	c.mu.Lock()
+	verdict, pass := c.flood.Offer(copied)
+	c.mu.Unlock()
+	switch {
+	case ours:
+		c.put(t, pass, a.Put, nobody{})
+		return false
+	case verdict == route.NoRoom:
+		a.Put.Owner.Settled(t, a.Put.Token, message.Refused, message.Defer(message.CodeFull, resendCopy, "too many copies for servers without a route are kept here"))
+		return true
+	case len(pass) > 0:
+		c.put(t, pass, a.Put, &allOf{owner: a.Put.Owner, token: a.Put.Token})
+		return true
+	case verdict == route.Take:
+		return false // it waits for a link to its server
+	}
+	a.Put.Owner.Settled(t, a.Put.Token, message.Held, nil)
+	return true
+}
+
+// put puts a copy into the queues for some peers.
+func (c *copies) put(t *spool.Turn, peers []route.Server, put spool.Put, owner spool.Owner) {
+	if all, ok := owner.(*allOf); ok {
+		all.left.Store(int32(len(peers)))
+	}
+	put.Owner = owner
+	for _, peer := range peers {
+		c.p.o.Spool.Queue(spool.CopiesFor(peer.Name)).Put(t, put)
+		c.p.wanted(peer.Name)
+	}
+}
+
+// nobody is the owner of copies whose home is here.
+type nobody struct{}
+
+// Settled implements spool.Owner.
+func (nobody) Settled(*spool.Turn, uint64, message.State, *message.Refusal) {}
+
+// moved is the owner of a copy that takes the place of what waits in a queue.
+type moved struct {
+	q  *spool.Queue
+	id message.ID
+}
+
+// Settled implements spool.Owner.
+func (m *moved) Settled(_ *spool.Turn, _ uint64, s message.State, _ *message.Refusal) {
+	if s == message.Held {
+		m.q.Remove([]message.ID{m.id}, m.q.Forget)
+	}
+}
+
+// allOf is the owner of copies for several peers; who brought it is told when all are safe.
+type allOf struct {
+	owner spool.Owner
+	token uint64
+	left  atomic.Int32
+	kept  atomic.Bool
+}
+
+// Settled implements spool.Owner.
+func (a *allOf) Settled(t *spool.Turn, _ uint64, s message.State, no *message.Refusal) {
+	if no == nil {
+		a.kept.Store(true)
+	}
+	if a.left.Add(-1) > 0 {
+		return
+	}
+	if a.kept.Load() {
+		s, no = message.Held, nil
+	}
+	a.owner.Settled(t, a.token, s, no)
+}
+
+// leaves tells how many servers a copy that leaves now may cross after the next one.
+func (c *copies) leaves(e *spool.Entry, envelope []byte, open uint64, came uint8) uint8 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	hops := c.flood.Hops(copyID(serverOfCopy(envelope, open), envelope))
+	if hops == 0 { // a reply, or it is here since before the start
+		return came
+	}
+	hops = min(hops, c.hops)
+	c.sent[e] = hops
+	return uint8(hops)
+}
+
+// acked ends a copy that a peer has taken.
+func (c *copies) acked(t *spool.Turn, peer route.Server, q *spool.Queue, e *spool.Entry, said []relay.Said) {
+	for _, s := range said {
+		if s.No != nil && !s.No.Permanent {
+			q.Rest(e, max(s.No.After, resendCopy))
+			return
+		}
+	}
+	_, open, envelope, err := message.Unpack(q.Raw(e))
+	if err == nil {
+		id := copyID(serverOfCopy(envelope, open), envelope)
+		c.mu.Lock()
+		again, _ := c.flood.Acked(id, peer, c.sent[e])
+		delete(c.sent, e)
+		c.mu.Unlock()
+		if again {
+			q.Rest(e, 0)
+			return
+		}
+	}
+	q.End(t, e, message.Held)
+}
+
+// addPeer has a peer given all that waits here and no route leads for. It is called
+// when a link comes up, so what has lost its route is thought of again then.
+func (c *copies) addPeer(t *spool.Turn, peer route.Server) {
+	p := c.p
+	c.mu.Lock()
+	kept := map[route.ID]bool{}
+	for _, id := range c.flood.AddPeer(peer) {
+		kept[id] = true
+	}
+	c.mu.Unlock()
+	var queues []*spool.Queue
+	p.mu.Lock()
+	for _, q := range p.o.Spool.Queues() {
+		if name := q.Name(); spool.IsCopies(name) && len(kept) > 0 || p.servers[name] && !p.routedLocked(name) {
+			queues = append(queues, q)
+		}
+	}
+	p.mu.Unlock()
+	for _, q := range queues {
+		for _, it := range q.Items(message.ID{}, 1<<20) {
+			passage, open, envelope, err := message.Unpack(it.Envelope)
+			var e message.Envelope
+			if err != nil || e.Parse(envelope) != nil || e.Kind != message.Text {
+				continue
+			}
+			server := serverOfCopy(envelope, open)
+			id := copyID(server, envelope)
+			var pass []route.Server
+			var owner spool.Owner = nobody{}
+			if kept[id] {
+				pass = []route.Server{peer}
+				delete(kept, id)
+				if !spool.IsCopies(q.Name()) { // it waited for somebody to be passed to
+					owner = &allOf{owner: &moved{q, it.ID}}
+				}
+			} else if e.From.Server() == p.o.Home {
+				c.mu.Lock()
+				_, pass = c.flood.Offer(route.Copy{ID: id, To: server, Hops: int(passage.Hops), Size: len(it.Envelope)})
+				c.mu.Unlock()
+			}
+			c.put(t, pass, spool.Put{Raw: it.Envelope, Priority: it.Priority, Age: uint32(it.Age.Seconds()), Life: uint32(it.Life.Seconds()), Open: open}, owner)
+		}
+	}
+}
+
+// routedLocked tells whether mail for a server waits for a link, and no copies are made.
+func (p *Peers) routedLocked(server string) bool {
+	if _, ok := p.table.Next(server); ok {
+		return true
+	}
+	e := p.peers[server]
+	return e != nil && (e.link != nil || len(e.conf.Ways) > 0)
+}
