@@ -33,6 +33,8 @@ type link struct {
 	asked int64  // when Watch pinged, as Flow.Heard; guarded by Peers.mu
 	moved uint64 // envelopes both ways when Watch last looked
 	still int64  // since when they are so many
+	acked uint64 // envelopes
+	owing int64  // since when the other side owes acks, or has acked the last; Watch's last look if it owes none
 }
 
 // meet compares who answers with whom we want, and says who we are.
@@ -177,7 +179,7 @@ func (o *once) Fill(b []byte, _ int) ([]byte, bool) {
 const overhead = 900
 
 func (p *Peers) newLink(e *peer, c *wire.Conn, key identity.PublicKey, theirs wire.Window, way *Way, greeting []byte) *link {
-	l := &link{p: p, peer: e, id: serverOf(e.name, key), key: key, way: way, since: time.Now()}
+	l := &link{p: p, peer: e, id: serverOf(e.name, key), key: key, way: way, since: time.Now(), owing: int64(p.now())}
 	l.Flow = pump.New(c, l, pump.Options{
 		Relay: p.o.Relay, Spool: p.o.Spool, Ours: p.o.Window, Theirs: theirs, Start: p.start, Exceptions: true, Overhead: overhead, Greeting: greeting,
 	})

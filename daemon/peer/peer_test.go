@@ -118,3 +118,29 @@ func TestLine(t *testing.T) {
 		})
 	}
 }
+
+// TestHole: a link that swallows what is sent, and says nothing, is given up while
+// something waits for an ack, and what waits goes by the next one.
+func TestHole(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		w.link("a", "b", 0)
+		w.servers["a"].linked("b")
+		alice, bob := w.enter("alice", "a").come(), w.enter("bob", "b").come()
+		w.mu.Lock()
+		w.holes[cable("a", "b")] = true
+		w.mu.Unlock()
+		start := time.Now()
+		m := alice.send("into the hole", bob)
+		alice.learns(m, bob, message.Held)
+		time.Sleep(time.Minute)
+		w.mu.Lock()
+		clear(w.holes)
+		w.mu.Unlock()
+		bob.has("into the hole")
+		alice.learns(m, bob, message.Delivered)
+		if d := time.Since(start); d > 90*time.Second {
+			t.Errorf("it took %v", d)
+		}
+	})
+}

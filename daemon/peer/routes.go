@@ -305,6 +305,9 @@ func (p *Peers) watchLocked() time.Duration {
 		if moved := total.Given + total.Submitted; moved != l.moved || unacked > 0 {
 			l.moved, l.still = moved, now
 		}
+		if acked := total.Acked; unacked == 0 || acked != l.acked {
+			l.acked, l.owing = acked, now
+		}
 		silent := time.Duration(now - max(l.Heard(), l.asked))
 		if l.way != nil && l.way.Timeout > 0 {
 			rest := l.way.Timeout - time.Duration(now-l.still)
@@ -314,7 +317,11 @@ func (p *Peers) watchLocked() time.Duration {
 			}
 			next = min(next, rest)
 		}
-		if quiet := time.Duration(now - l.Heard()); quiet > p.o.Silence {
+		if d := time.Duration(now - l.owing); d >= p.o.Ping { // what is under way could go another way
+			go l.End(message.Defer(message.CodeIdle, 0, "nothing was acked for %v", d.Round(time.Second)))
+			continue
+		}
+		if quiet := time.Duration(now - l.Heard()); quiet >= p.o.Silence {
 			go l.End(message.Defer(message.CodeIdle, 0, "nothing was heard for %v", quiet.Round(time.Second)))
 			continue
 		}
@@ -329,7 +336,7 @@ func (p *Peers) watchLocked() time.Duration {
 			}
 			silent = 0
 		}
-		next = min(next, p.o.Ping-silent)
+		next = min(next, p.o.Ping-silent, p.o.Ping/4) // whether it owes acks is looked at now and then
 	}
 	return max(next, 10*time.Millisecond)
 }

@@ -49,10 +49,40 @@ type world struct {
 	mu    sync.Mutex
 	cut   map[[2]string]bool // cables that are cut
 	conns map[[2]string][]transport.Conn
+	holes map[[2]string]bool // cables in which all that is written from now on is lost
+}
+
+// hole is the dialling end of a connection whose cable may become a hole.
+type hole struct {
+	transport.Conn
+	w     *world
+	cable [2]string
+	is    bool // guarded by w.mu
+}
+
+func (h *hole) lost() bool {
+	h.w.mu.Lock()
+	defer h.w.mu.Unlock()
+	h.is = h.is || h.w.holes[h.cable]
+	return h.is
+}
+
+func (h *hole) Write(b []byte) (int, error) {
+	if h.lost() {
+		return len(b), nil
+	}
+	return h.Conn.Write(b)
+}
+
+func (h *hole) TryWrite(b []byte) (int, error) {
+	if h.lost() {
+		return len(b), nil
+	}
+	return h.Conn.TryWrite(b)
 }
 
 func newWorld(t testing.TB) *world {
-	return &world{t: t, servers: map[string]*server{}, cut: map[[2]string]bool{}, conns: map[[2]string][]transport.Conn{}, hops: 10}
+	return &world{t: t, servers: map[string]*server{}, cut: map[[2]string]bool{}, conns: map[[2]string][]transport.Conn{}, holes: map[[2]string]bool{}, hops: 10}
 }
 
 // server is a whole server but for its configuration and control socket.
@@ -188,6 +218,7 @@ func (s *server) dial(ctx context.Context, a transport.Address) (transport.Conn,
 	}
 	conn, err := s.w.net.Dial(ctx, a.Remote)
 	if err == nil {
+		conn = &hole{Conn: conn, w: s.w, cable: k}
 		s.w.mu.Lock()
 		s.w.conns[k] = append(s.w.conns[k], conn)
 		s.w.mu.Unlock()
