@@ -169,6 +169,36 @@ func (c *Counters) Close() error {
 	})
 }
 
+// Mark is how far a device has counted, between two processes.
+type Mark struct {
+	Device  message.DeviceID
+	Highest uint64
+	Sure    bool
+}
+
+// Export returns what is known beyond what is on disk, for a Resume.
+func (c *Counters) Export() (marks []Mark) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, m := range c.marks {
+		if h := m.highest.Load(); h > 0 {
+			marks = append(marks, Mark{id, h, m.sure.Load()})
+		}
+	}
+	return marks
+}
+
+// Resume adds to what is on disk what another process has known. It is for the start.
+func (c *Counters) Resume(marks []Mark) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, mark := range marks {
+		m := c.device(mark.Device)
+		m.highest.Store(mark.Highest)
+		m.sure.Store(mark.Sure)
+	}
+}
+
 // write writes the file; on disk is what each says.
 func (c *Counters) write(say func(*Counter) counterOnDisk) error {
 	c.mu.Lock()

@@ -122,3 +122,37 @@ func TestCountersDamaged(t *testing.T) {
 		t.Error("a counter was taken without a word on the disk")
 	}
 }
+
+// TestCountersHandedOn: what another process knew holds, without a write, and also if
+// that process wrote nothing at its end.
+func TestCountersHandedOn(t *testing.T) {
+	dir := t.TempDir()
+	one, err := OpenCounters(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := one.Device(7).Take(5); err != nil {
+		t.Fatal(err)
+	}
+	two, err := OpenCounters(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, sure := two.Device(7).Mark(); sure || n < 5 {
+		t.Errorf("the disk says %d, %v", n, sure)
+	}
+	before, err := os.Stat(filepath.Join(dir, "counters.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	two.Resume(one.Export())
+	if n, sure := two.Device(7).Mark(); !sure || n != 5 {
+		t.Errorf("after the handoff it is %d, %v", n, sure)
+	}
+	if err := two.Device(7).Take(6); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := os.Stat(filepath.Join(dir, "counters.json")); err != nil || !os.SameFile(before, after) {
+		t.Errorf("it was written again: %v", err)
+	}
+}

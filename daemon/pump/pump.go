@@ -10,7 +10,9 @@
 package pump
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -67,8 +69,9 @@ type Flow struct {
 
 	ending sync.Once // whoever calls End waits until it is done: another pump may attach then
 
-	due   atomic.Bool  // somebody has undertaken to call Pump
-	heard atomic.Int64 // when something last came, nanoseconds since the start
+	due    atomic.Bool  // somebody has undertaken to call Pump
+	paused atomic.Bool  // Run is to end without an end of the connection
+	heard  atomic.Int64 // when something last came, nanoseconds since the start
 
 	// Turn and Ledger are the reader's.
 	Turn     spool.Turn
@@ -249,6 +252,9 @@ func (p *Flow) Run() error {
 		}
 		if err != nil {
 			p.EndTurn()
+			if p.paused.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+				return ErrPaused
+			}
 			return err
 		}
 		p.heard.Store(p.now())

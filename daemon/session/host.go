@@ -23,12 +23,14 @@ import (
 
 // Options are a host's measures; a zero means the default.
 type Options struct {
-	Window    wire.Window                                               // what a device may have under way (1,024 envelopes, 4 MiB)
-	Idle      time.Duration                                             // a session that is silent so long is ended (15 min); the device pings before
-	Handshake time.Duration                                             // how long a handshake and login may take, at least (10 s)
-	Pending   int                                                       // connections that have not logged in (1,024); one more, and the oldest goes
-	Sessions  int                                                       // that are logged in (20,000)
-	Links     func(c *wire.Conn, hello wire.ClientHello, source string) // takes in servers; nil: there are none
+	Window    wire.Window   // what a device may have under way (1,024 envelopes, 4 MiB)
+	Idle      time.Duration // a session that is silent so long is ended (15 min); the device pings before
+	Handshake time.Duration // how long a handshake and login may take, at least (10 s)
+	Pending   int           // connections that have not logged in (1,024); one more, and the oldest goes
+	Sessions  int           // that are logged in (20,000)
+	Start     time.Time     // what silences are counted from (now); earlier if sessions are older: see Resume
+	// Links takes in servers; nil: there are none.
+	Links func(c *wire.Conn, hello wire.ClientHello, source string)
 	Log       *slog.Logger
 }
 
@@ -47,6 +49,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Sessions == 0 {
 		o.Sessions = 20000
+	}
+	if o.Start.IsZero() {
+		o.Start = time.Now()
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -73,6 +78,8 @@ type Host struct {
 
 	mu       sync.Mutex // guards what follows
 	closed   *message.Refusal
+	paused   chan struct{} // closed by Reclaim: nobody begins a session before; nil: there is no pause
+	empty    chan struct{} // closed when nobody is pending any more; nil: nobody waits for that
 	pending  map[transport.Conn]arrival
 	bySource map[string]int
 	sessions map[deviceKey]*session
@@ -106,7 +113,7 @@ type Stats struct {
 func New(home string, key identity.Key, users *identity.Users, counters *identity.Counters, r *relay.Relay, sp *spool.Spool, o Options) *Host {
 	o.setDefaults()
 	h := &Host{
-		home: home, key: key, users: users, counters: counters, relay: r, sp: sp, o: o, start: time.Now(),
+		home: home, key: key, users: users, counters: counters, relay: r, sp: sp, o: o, start: o.Start,
 		pending: map[transport.Conn]arrival{}, bySource: map[string]int{}, sessions: map[deviceKey]*session{}, idle: map[deviceKey]bool{},
 		pendingMax: o.Pending, sessionsMax: o.Sessions,
 	}
@@ -131,12 +138,13 @@ func (h *Host) Stats() *Stats { return &h.stats }
 
 func (h *Host) now() int64 { return int64(time.Since(h.start)) }
 
-// Serve accepts from l until it is closed. Connections go on after that.
+// Serve accepts from l until it is closed, or has a deadline in the past. Connections
+// go on after that.
 func (h *Host) Serve(l transport.Listener) error {
 	backoff := 5 * time.Millisecond
 	for {
 		conn, err := l.Accept()
-		if errors.Is(err, net.ErrClosed) {
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil
 		}
 		if err != nil { // too many open files, say: others may end
@@ -243,6 +251,10 @@ func (h *Host) departLocked(conn transport.Conn) {
 		return
 	}
 	delete(h.pending, conn)
+	if len(h.pending) == 0 && h.empty != nil {
+		close(h.empty)
+		h.empty = nil
+	}
 	if h.bySource[a.source]--; h.bySource[a.source] == 0 {
 		delete(h.bySource, a.source)
 	}
@@ -299,7 +311,7 @@ func (h *Host) begin(c *wire.Conn, hello wire.ClientHello, device identity.Devic
 	have := h.resume(c, key)
 	s := &session{
 		host: h, id: h.lastID.Add(1), user: user, device: device.ID, agent: hello.Agent, since: time.Now(),
-		count: h.counters.Device(device.ID),
+		count: h.counters.Device(device.ID), reading: make(chan struct{}),
 	}
 	queues := []*spool.Queue{h.sp.Queue(relay.QueueName(user, device.ID))}
 	if heir, strays := h.relay.Heir(user); heir == device.ID {
@@ -319,6 +331,12 @@ func (h *Host) begin(c *wire.Conn, hello wire.ClientHello, device identity.Devic
 	}
 
 	h.mu.Lock()
+	for h.paused != nil {
+		paused := h.paused
+		h.mu.Unlock()
+		<-paused
+		h.mu.Lock()
+	}
 	if h.closed != nil || len(h.sessions) >= h.sessionsMax && h.sessions[key] == nil {
 		why := h.closed
 		h.mu.Unlock()
@@ -338,8 +356,7 @@ func (h *Host) begin(c *wire.Conn, hello wire.ClientHello, device identity.Devic
 	h.endUnknown(hello.User, s) // what has happened since the login was checked
 	h.stats.Logins.Add(1)
 	h.o.Log.Debug("a session begins", "session", s.id, "user", string(user), "device", device.ID.String(), "source", source, "agent", hello.Agent)
-	h.wg.Add(1)
-	go h.converse(s, key, source)
+	h.read(s)
 }
 
 // resume gives a connection over a slow line what an earlier one has left. That may
@@ -389,10 +406,21 @@ func (h *Host) inherit(user message.Address) {
 	turn.Run()
 }
 
+// read starts a session's reader.
+func (h *Host) read(s *session) {
+	h.wg.Add(1)
+	go h.converse(s, s.reading)
+}
+
 // converse is a session's goroutine.
-func (h *Host) converse(s *session, key deviceKey, source string) {
+func (h *Host) converse(s *session, reading chan<- struct{}) {
 	defer h.wg.Done()
+	defer close(reading)
 	err := s.Run()
+	if errors.Is(err, pump.ErrPaused) {
+		return
+	}
+	key, source := deviceKey{s.user, s.device}, sourceOf(s.Conn().Transport())
 	if s.over != nil {
 		h.parts.put(key, s.Conn().Parts())
 		close(s.over)

@@ -15,7 +15,8 @@ import (
 	"github.com/noipchat/noipchat/daemon/wire"
 )
 
-// session is a device, logged in, connected here. What isn't Watch's is fixed.
+// session is a device, logged in, connected here. What isn't Watch's is fixed but
+// for reading.
 type session struct {
 	*pump.Flow
 	host   *Host
@@ -26,6 +27,8 @@ type session struct {
 	since  time.Time
 	count  *identity.Counter
 	over   chan struct{} // on a slow line: closed when nothing more comes by it
+
+	reading chan struct{} // closed when the reader has ended; after a pause it is another one. Guarded by the host's mu
 
 	wrote uint64 // bytes that were written when Watch last looked; Watch's
 }

@@ -14,6 +14,7 @@ type opKind uint8
 const (
 	opPut opKind = iota
 	opDone
+	opMark // nothing to be written: told when all before it is
 )
 
 // op is something for the journal.
@@ -30,6 +31,7 @@ type op struct {
 	ready bool // it is wanted, and its id is in q.ids
 	dup   bool // the queue has it on disk
 	err   error
+	told  chan<- struct{} // of a mark: closed then
 
 	// of prepare: the next op with the same envelope, the last one so far, in order already
 	next, last int32
@@ -65,6 +67,11 @@ func (sp *Spool) commitLoop(ctx context.Context, tell chan<- []op) error {
 func (j *journal) commit(ops []op, tell chan<- []op) {
 	ops = j.prepare(ops)
 	for attempt := 0; len(ops) > 0; {
+		if ops[0].kind == opMark {
+			tell <- ops[:1]
+			ops = ops[1:]
+			continue
+		}
 		n, err := j.write(ops)
 		if err == nil {
 			tell <- ops[:n]
@@ -214,7 +221,7 @@ func (j *journal) write(ops []op) (n int, err error) {
 	full := false
 	for n < len(ops) && len(b) < maxWrite {
 		o := &ops[n]
-		if o.kind == opPut && !o.ready {
+		if o.kind == opMark || o.kind == opPut && !o.ready {
 			n++
 			continue
 		}

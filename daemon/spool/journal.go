@@ -90,7 +90,7 @@ func (j *journal) add(ops ...op) {
 	j.ops = append(j.ops, ops...)
 	put := len(j.ops) > 4096
 	for i := range ops {
-		put = put || ops[i].kind == opPut
+		put = put || ops[i].kind != opDone
 	}
 	timer := !put && !j.later
 	if timer {
@@ -284,8 +284,12 @@ func (sp *Spool) tellLoop(tell <-chan []op) {
 	for ops := range tell {
 		dones = dones[:0]
 		var kept copied
+		var marks []chan<- struct{}
 		for i := range ops {
 			o := &ops[i]
+			if o.kind == opMark {
+				marks = append(marks, o.told)
+			}
 			if o.kind != opPut {
 				continue
 			}
@@ -297,6 +301,9 @@ func (sp *Spool) tellLoop(tell <-chan []op) {
 		sp.journal.add(dones...)
 		sp.journal.lastPut.Store(sp.now())
 		nudge(sp.active) // not before they are told: only what is durable is filed
+		for _, told := range marks {
+			close(told)
+		}
 	}
 }
 

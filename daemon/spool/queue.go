@@ -54,6 +54,9 @@ const (
 // ID returns the envelope's id, zero unless it is on disk.
 func (e *Entry) ID() message.ID { return e.id }
 
+// Seq is the entry's number, which it has on disk too: see Queue.Regain.
+func (e *Entry) Seq() uint64 { return e.seq }
+
 // Owner returns who is to be told, and with which token; nil after a recovery.
 func (e *Entry) Owner() (Owner, uint64) { return e.owner, e.token }
 
@@ -422,10 +425,14 @@ func (l *lane) moment(least time.Duration) time.Duration {
 // maxMoments bounds the time in hand.
 const maxMoments = 20
 
-// Raw returns the envelope of an entry that the pump was given.
+// Raw returns the envelope of an entry that the pump was given, from disk if it was
+// given by another process.
 func (q *Queue) Raw(e *Entry) []byte {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if e.raw == nil {
+		e.raw, _ = q.readLocked(e)
+	}
 	return e.raw
 }
 

@@ -26,7 +26,7 @@ func (sp *Spool) watch(ctx context.Context) {
 		}
 		now := time.Now()
 		next := time.Hour
-		if sp.sweepHand() {
+		if sp.sweepHand(false) {
 			next = sp.o.Moment / 2
 		}
 		if wait := time.Duration(int64(sp.expiry.Load())-int64(sp.steady())) * time.Second; wait <= 0 {
@@ -78,9 +78,9 @@ func (sp *Spool) refileSoon() {
 	}
 }
 
-// sweepHand sends to disk what has been in hand for a moment, and tells whether
-// anything is left in hand.
-func (sp *Spool) sweepHand() bool {
+// sweepHand sends to disk what has been in hand for a moment, or all of it, and tells
+// whether anything is left in hand.
+func (sp *Spool) sweepHand(all bool) bool {
 	sp.handMu.Lock()
 	queues := sp.restless
 	sp.restless = nil
@@ -105,7 +105,7 @@ func (sp *Spool) sweepHand() bool {
 				if e.flags&(done|isDurable|committing|shadow|refusing) != 0 {
 					continue
 				}
-				if e.since > ripe {
+				if !all && e.since > ripe {
 					break
 				}
 				e.flags |= committing

@@ -37,6 +37,7 @@ type command struct {
 	*socket
 	name   string
 	pid    int
+	stderr *os.File
 	log    *slog.Logger
 	closed chan struct{}
 	once   sync.Once
@@ -152,11 +153,16 @@ func start(argv []string, line Properties, log *slog.Logger) (Conn, error) {
 		stderr.Close()
 		return nil, fmt.Errorf("running %s: %w", argv[0], err)
 	}
-	c := &command{socket: s, name: argv[0], pid: cmd.Process.Pid, log: log, closed: make(chan struct{}), ended: make(chan struct{})}
+	return watch(&command{socket: s, name: argv[0], pid: cmd.Process.Pid, stderr: stderr, log: log}, cmd.Process), nil
+}
+
+// watch starts the goroutines of a command.
+func watch(c *command, process *os.Process) *command {
+	c.closed, c.ended = make(chan struct{}), make(chan struct{})
 	said := make(chan string, 1)
-	go func() { said <- c.listen(stderr) }()
-	go c.wait(cmd, stderr, said)
-	return c, nil
+	go func() { said <- c.listen(c.stderr) }()
+	go c.wait(process, said)
+	return c
 }
 
 // listen logs what the command says on its standard error, and returns the last line.
@@ -177,7 +183,7 @@ func (c *command) listen(r io.Reader) (last string) {
 
 // wait ends the command when the stream is closed, and whatever it has started when
 // it has ended; then it takes its status.
-func (c *command) wait(cmd *exec.Cmd, stderr *os.File, said <-chan string) {
+func (c *command) wait(process *os.Process, said <-chan string) {
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
@@ -191,10 +197,14 @@ func (c *command) wait(cmd *exec.Cmd, stderr *os.File, said <-chan string) {
 		c.end(over)
 	}
 	unix.Kill(-c.pid, unix.SIGKILL)
-	c.err = cmd.Wait()
-	stderr.SetReadDeadline(time.Now().Add(execGrace)) // somebody else may have it open: who left the group
+	status, err := process.Wait()
+	if err == nil && !status.Success() {
+		err = &exec.ExitError{ProcessState: status}
+	}
+	c.err = err
+	c.stderr.SetReadDeadline(time.Now().Add(execGrace)) // somebody else may have it open: who left the group
 	c.last = <-said
-	stderr.Close()
+	c.stderr.Close()
 	close(c.ended)
 }
 

@@ -178,6 +178,11 @@ func (l listener) SyscallConn() (syscall.RawConn, error) {
 	return l.Listener.(syscall.Conn).SyscallConn()
 }
 
+// SetDeadline has Accept fail from a time on, and who waits there stay there.
+func (l listener) SetDeadline(t time.Time) error {
+	return l.Listener.(interface{ SetDeadline(time.Time) error }).SetDeadline(t) // TCP and Unix sockets have it
+}
+
 // Accept implements Listener.
 func (l listener) Accept() (Conn, error) {
 	c, err := l.Listener.Accept()

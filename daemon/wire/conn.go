@@ -82,17 +82,17 @@ type Conn struct {
 
 	// on a slow line only
 	lanes *Lanes
-	size  int           // of a record, about
-	stop  chan struct{} // closed by Close and Export: nobody waits for the line any more
-	once  sync.Once
+	size  int // of a record, about
 
 	mu       sync.Mutex // guards what follows
 	out      *direction
-	unsent   []byte    // sealed and not written: written as it is or never, sealing again would use a nonce twice
-	draining bool      // a goroutine is writing unsent
-	drained  sync.Cond // it has ended
-	free     time.Time // when the line, if it is slow, has carried what was written
-	err      error     // why nothing can be written any more
+	unsent   []byte        // sealed and not written: written as it is or never, sealing again would use a nonce twice
+	draining bool          // a goroutine is writing unsent
+	drained  sync.Cond     // it has ended
+	free     time.Time     // when the line, if it is slow, has carried what was written
+	stop     chan struct{} // closed by Close and Export: nobody waits for a slow line any more
+	stopped  bool
+	err      error // why nothing can be written any more
 }
 
 // State is a channel between two processes: what a handoff carries.
@@ -101,6 +101,8 @@ type State struct {
 	Partial []byte // read, and not a whole record yet
 	Unsent  []byte // sealed, and not yet written
 	Lanes   *Lanes // on a slow line only
+
+	Read, Written uint64 // see Bytes
 }
 
 // Resume makes the Conn of a stream whose channel has been set up. If there are
@@ -116,8 +118,11 @@ func Resume(conn transport.Conn, s State) (*Conn, error) {
 	}
 	c := &Conn{conn: conn, in: in, out: out, partial: s.Partial, unsent: s.Unsent}
 	c.drained.L = &c.mu
+	c.read.Store(s.Read)
+	c.written.Store(s.Written)
 	if s.Lanes != nil {
 		c.lanes, c.size, c.stop = s.Lanes, recordSize(conn.Properties()), make(chan struct{})
+		c.lanes.complete()
 	}
 	c.lendFn = func() []byte {
 		c.buf = lend()
@@ -143,17 +148,35 @@ func (c *Conn) Export() State {
 	if c.err == nil {
 		c.err = errExported
 	}
-	c.stopWaiting()
+	c.stopWaitingLocked()
 	for c.draining {
 		c.conn.SetWriteDeadline(time.Unix(1, 0)) // drain sets its own with the lock held, and resets it
 		c.drained.Wait()
 	}
-	return State{In: c.in.Direction, Out: c.out.Direction, Partial: c.partial, Unsent: c.unsent, Lanes: c.lanes}
+	return State{
+		In: c.in.Direction, Out: c.out.Direction, Partial: c.partial, Unsent: c.unsent, Lanes: c.lanes,
+		Read: c.read.Load(), Written: c.written.Load(),
+	}
 }
 
-func (c *Conn) stopWaiting() {
+// Reclaim takes an Export back, of which nobody has made use or ever will: the Conn
+// goes on as if nothing had been. The next Flush writes what is unsent.
+func (c *Conn) Reclaim() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != errExported {
+		return
+	}
+	c.err = nil
 	if c.stop != nil {
-		c.once.Do(func() { close(c.stop) })
+		c.stop, c.stopped = make(chan struct{}), false
+	}
+}
+
+func (c *Conn) stopWaitingLocked() {
+	if c.stop != nil && !c.stopped {
+		close(c.stop)
+		c.stopped = true
 	}
 }
 
@@ -384,11 +407,12 @@ func (c *Conn) drain(src Source) {
 func (c *Conn) awaitLocked() {
 	timer := time.NewTimer(time.Until(c.free))
 	defer timer.Stop()
+	stop := c.stop
 	c.mu.Unlock()
 	defer c.mu.Lock()
 	select {
 	case <-timer.C:
-	case <-c.stop:
+	case <-stop:
 		c.mu.Lock()
 		c.failLocked(net.ErrClosed)
 		c.mu.Unlock()
@@ -404,7 +428,9 @@ func (c *Conn) failLocked(err error) {
 
 // Close ends the stream at once. A reader and a Flush under way return errors.
 func (c *Conn) Close() error {
-	c.stopWaiting()
+	c.mu.Lock()
+	c.stopWaitingLocked()
+	c.mu.Unlock()
 	err := c.conn.Close()
 	if errors.Is(err, net.ErrClosed) {
 		return nil

@@ -577,6 +577,13 @@ func TestHandOn(t *testing.T) {
 					if err := c.Flush(&queues[i]); err == nil {
 						t.Fatal("Flush after Export")
 					}
+					if round%4 == 3 { // nobody wants it: the old one goes on, and is exported again
+						c.Reclaim()
+						if err := c.Flush(&queues[i]); err != nil {
+							t.Fatal(err)
+						}
+						at[i] = c.Export()
+					}
 				}
 			}
 			t.Logf("in %d rounds %d partly read records and %d backlogs were handed on", round, partial, unsent)

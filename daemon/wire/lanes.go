@@ -115,10 +115,25 @@ type InLane struct {
 
 func newLanes() *Lanes {
 	l := new(Lanes)
-	for p := range l.Out {
-		l.Out[p].Ref, l.In[p].Ref = new(header), new(header)
-	}
+	l.complete()
 	return l
+}
+
+// complete makes what has come from another process as it was there, where nothing and
+// something empty may be the same.
+func (l *Lanes) complete() {
+	for p := range l.Out {
+		for _, ref := range []**header{&l.Out[p].Ref, &l.In[p].Ref} {
+			if *ref == nil {
+				*ref = new(header)
+			}
+		}
+	}
+	for i, p := range l.Parts {
+		if len(p) == 0 {
+			l.Parts[i] = nil
+		}
+	}
 }
 
 // recordSize is how many bytes a record has at most: about a second of the line's
