@@ -33,7 +33,7 @@ func (d *Daemon) Status(context.Context) (control.Status, error) {
 		Version: d.o.Version, Server: d.conf().Name, Key: d.key.Public().String(), Fingerprint: d.key.Public().Fingerprint(),
 		PID: os.Getpid(), Started: d.started, State: d.o.State,
 		Config: d.configState(),
-		Users:  len(d.users.List()), Sessions: sessions, Counters: counters, Notices: d.notices,
+		Users:  len(d.users.List()), Sessions: sessions, Counters: counters, Handoffs: d.past.list(), Notices: d.notices,
 	}
 	for _, i := range d.interfaces.list() {
 		v := control.Interface{Kind: i.Kind, Bind: i.Bind, Public: i.Public, State: control.Listening}

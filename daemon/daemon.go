@@ -15,8 +15,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,6 +45,8 @@ type Options struct {
 	Version string
 	Log     *slog.Logger
 	Reopen  func() error // opens the log again, after a rotation; nil: there is no need
+	Image   *Image       // nil: no handoffs
+	Carried *Carried     // from the image before; nil: there was none
 }
 
 // Daemon is a server.
@@ -50,6 +54,8 @@ type Daemon struct {
 	// fixed after Open
 	o       Options
 	started time.Time
+	epoch   time.Time // what sessions count from
+	lost    int       // sessions that were not handed over
 	key     identity.Key
 	lock    io.Closer
 
@@ -70,6 +76,9 @@ type Daemon struct {
 	scrape     scraper
 	scraped    net.Listener // opened for scrape, which serves it from Run on; nil: [metrics] listen is off
 	live       live
+	past       past
+	calls      sync.RWMutex    // held by the control socket's calls, but for those that make handoffs
+	running    context.Context // of Run; guarded by live.changing
 
 	expiring atomic.Pointer[relay.Relay] // for the spool, which is older than the relay
 }
@@ -77,16 +86,22 @@ type Daemon struct {
 // Open reads the configuration and the state, and opens the sockets. An interface
 // that can't be opened is no error as long as another one can: Status tells.
 func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
-	d := &Daemon{o: o, started: time.Now()}
+	d := &Daemon{o: o, started: time.Now(), epoch: o.Carried.epoch()}
+	if c := o.Carried; c != nil {
+		d.started, d.past.last, d.past.made, d.past.failed = c.Started, c.Past, c.Made, c.Failed
+		d.lock = os.NewFile(uintptr(c.Lock), "lock")
+	}
 	if d.live.config, err = config.Load(o.Config); err != nil {
 		return nil, err
 	}
-	d.live.loaded = d.started
+	d.live.loaded = time.Now()
 	if err := durable.MkdirAll(o.State, 0o700); err != nil {
 		return nil, fmt.Errorf("opening the state: %w", err)
 	}
-	if d.lock, err = durable.Lock(filepath.Join(o.State, "lock")); err != nil {
-		return nil, fmt.Errorf("opening the state: %w", err)
+	if d.lock == nil {
+		if d.lock, err = durable.Lock(filepath.Join(o.State, "lock")); err != nil {
+			return nil, fmt.Errorf("opening the state: %w", err)
+		}
 	}
 	defer func() {
 		if err != nil {
@@ -144,7 +159,7 @@ func (d *Daemon) openState() (err error) {
 	if err != nil {
 		return err
 	}
-	d.host = session.New(c.Name, d.key, d.users, d.counters, d.relay, d.spool, session.Options{Log: d.o.Log, Links: d.federation.Accept})
+	d.host = session.New(c.Name, d.key, d.users, d.counters, d.relay, d.spool, session.Options{Log: d.o.Log, Start: d.epoch, Links: d.federation.Accept})
 	d.setLimits(c)
 	known := map[message.DeviceID]bool{}
 	for _, u := range d.users.List() {
@@ -154,6 +169,10 @@ func (d *Daemon) openState() (err error) {
 		}
 	}
 	d.counters.Keep(func(id message.DeviceID) bool { return known[id] })
+	if carried := d.o.Carried; carried != nil {
+		d.counters.Resume(carried.Marks)
+		d.lost = d.host.Resume(carried.Sessions)
+	}
 	return nil
 }
 
@@ -169,7 +188,8 @@ func (d *Daemon) openSockets(ctx context.Context) (err error) {
 	c := d.conf()
 	d.interfaces.log = d.o.Log
 	d.interfaces.serve = func(l transport.Listener) { d.host.Serve(l) } // it ends without an error when l is closed
-	d.interfaces.receive(systemd.Inherited())
+	d.interfaces.receive(append(d.o.Carried.sockets(), systemd.Inherited()...))
+	d.scrape.claim = d.interfaces.claim
 	d.scrape.handler = d.metrics
 	if d.scraped, err = d.scrape.prepare(c.Metrics.Listen); err != nil {
 		return err
@@ -179,7 +199,7 @@ func (d *Daemon) openSockets(ctx context.Context) (err error) {
 	}
 	d.host.SetPublic(d.interfaces.public())
 	d.setPeers(c)
-	path := filepath.Join(d.o.Runtime, "control.sock")
+	path := d.controlPath()
 	if f := d.interfaces.claim("unix", path); f != nil {
 		d.control, err = control.FromFile(f)
 	} else if err = durable.MkdirAll(d.o.Runtime, 0o755); err == nil {
@@ -194,6 +214,8 @@ func (d *Daemon) openSockets(ctx context.Context) (err error) {
 	d.interfaces.dropRest()
 	return nil
 }
+
+func (d *Daemon) controlPath() string { return filepath.Join(d.o.Runtime, "control.sock") }
 
 // StdioSocket is where a server takes connections from noipchatd --stdio.
 func StdioSocket(runtime string) string { return filepath.Join(runtime, "stdio.sock") }
@@ -211,17 +233,28 @@ func (d *Daemon) Run(ctx context.Context) error {
 	below.Go(func() error { return d.spool.Run(spooling) })
 
 	g, serving := errgroup.WithContext(serving)
+	d.host.Start()
 	d.interfaces.start()
-	stdio := d.stdio
-	g.Go(func() error { return d.host.Serve(stdio) })
+	d.interfaces.serveInner(d.stdio)
+	if d.o.Carried != nil {
+		d.arrived(d.o.Carried)
+		d.o.Carried = nil // it has keys
+	}
+	d.live.changing.Lock()
+	d.running = serving
+	d.live.changing.Unlock()
 	d.scrape.commit(d.conf().Metrics.Listen, d.scraped)
 	g.Go(func() error { return d.host.Watch(serving) })
 	g.Go(func() error { return d.federation.Run(serving) })
 	g.Go(func() error { d.retry(serving); return nil })
-	g.Go(func() error { return control.Serve(serving, d.control, control.NewHandler(d, d.o.Log), d.o.Log) })
+	g.Go(func() error {
+		return control.Serve(serving, d.control, d.gated(control.NewHandler(d, d.o.Log)), d.o.Log)
+	})
 	g.Go(func() error { d.follow(serving); return nil })
 	g.Go(func() error {
 		<-serving.Done()
+		d.live.changing.Lock() // a handoff under way is undone first
+		d.live.changing.Unlock()
 		systemd.Notify("STOPPING=1", "STATUS=stopping: what is in hand goes to disk")
 		d.interfaces.close()
 		d.closeStdio()
@@ -319,5 +352,6 @@ func Check(o Options) error {
 	} else if err == nil && keyErr == nil {
 		err = ownKey(c, key.Public())
 	}
-	return errors.Join(append([]error{err, keyErr, identity.CheckServers(o.State)}, identity.CheckUsers(o.State)...)...)
+	all := []error{err, keyErr, identity.CheckServers(o.State), spool.Check(filepath.Join(o.State, "spool"))}
+	return errors.Join(append(all, identity.CheckUsers(o.State)...)...)
 }

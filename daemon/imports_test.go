@@ -24,6 +24,7 @@ var imports = map[string][]string{
 	"daemon/config":    {"daemon/message", "daemon/identity", "github.com/BurntSushi/toml", "github.com/fsnotify/fsnotify"},
 	"daemon/identity":  {"daemon/message", "daemon/durable", "golang.org/x/crypto/argon2"},
 	"daemon/spool":     {"daemon/message", "daemon/durable", "golang.org/x/sync/errgroup"},
+	"daemon/handoff":   {"golang.org/x/sys/unix"},
 	"daemon/control":   {"daemon/message", "golang.org/x/sys/unix"},
 	"daemon/wire":      {"daemon/message", "daemon/identity", "daemon/transport", "github.com/flynn/noise"},
 	"daemon/route":     {},
@@ -34,7 +35,7 @@ var imports = map[string][]string{
 	"daemon/client": {"daemon/message", "daemon/durable", "daemon/identity", "daemon/transport", "daemon/wire",
 		"golang.org/x/sync/errgroup", "golang.org/x/sys/unix", "modernc.org/sqlite"},
 	"daemon": {"daemon/peer", "daemon/message", "daemon/durable", "daemon/transport", "daemon/systemd", "daemon/config", "daemon/identity",
-		"daemon/spool", "daemon/control", "daemon/wire", "daemon/relay", "daemon/session", "golang.org/x/sync/errgroup",
+		"daemon/spool", "daemon/control", "daemon/wire", "daemon/relay", "daemon/session", "daemon/handoff", "golang.org/x/sync/errgroup",
 		"github.com/prometheus/client_golang/prometheus", "github.com/prometheus/client_golang/prometheus/collectors",
 		"github.com/prometheus/client_golang/prometheus/promhttp"},
 

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/noipchat/noipchat/daemon/config"
 	"github.com/noipchat/noipchat/daemon/systemd"
@@ -26,9 +27,10 @@ type interfaces struct {
 	serving sync.WaitGroup
 	mu      sync.Mutex // guards what follows
 	doors   []door
-	given   map[string]*os.File // sockets from the service manager that nobody has claimed, by kind and address
-	started bool                // those that open are served
-	closed  bool                // none opens any more
+	inner   []transport.Listener // others that are served
+	given   map[string]*os.File  // sockets from the service manager that nobody has claimed, by kind and address
+	started bool                 // those that open are served
+	closed  bool                 // none opens any more
 }
 
 // door is an interface, open or not.
@@ -126,6 +128,49 @@ func (s *interfaces) start() {
 	s.started = true
 	for _, d := range s.doors {
 		s.startLocked(d)
+	}
+}
+
+// serveInner serves a listener that is no interface, and is somebody else's to close.
+func (s *interfaces) serveInner(l transport.Listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inner = append(s.inner, l)
+	s.serving.Go(func() { s.serve(l) })
+}
+
+// pause has nobody accept: who comes waits in the kernel, until resume.
+func (s *interfaces) pause() {
+	s.setDeadline(time.Unix(1, 0))
+	s.serving.Wait()
+}
+
+func (s *interfaces) resume() {
+	s.setDeadline(time.Time{})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	for _, d := range s.doors {
+		s.startLocked(d)
+	}
+	for _, l := range s.inner {
+		s.serving.Go(func() { s.serve(l) })
+	}
+}
+
+func (s *interfaces) setDeadline(t time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := slices.Clone(s.inner)
+	for _, d := range s.doors {
+		if d.l != nil {
+			all = append(all, d.l)
+		}
+	}
+	for _, l := range all {
+		l.(interface{ SetDeadline(time.Time) error }).SetDeadline(t) // an error means that it is closed
 	}
 }
 

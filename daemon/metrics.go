@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/noipchat/noipchat/daemon/control"
 	"github.com/noipchat/noipchat/daemon/message"
 )
 
@@ -58,6 +59,11 @@ var simple = []figure{
 	{desc("filed_total", "Envelopes that were moved from the journal to queue files."), prometheus.CounterValue, func(d *Daemon) float64 { return float64(d.spool.Stats().Filed.Load()) }},
 	{desc("filing_errors_total", "Times that moving envelopes to queue files failed."), prometheus.CounterValue, func(d *Daemon) float64 { return float64(d.spool.Stats().FileErrors.Load()) }},
 	{desc("damaged_total", "Records and files of the spool that were not what was written, and were set aside."), prometheus.CounterValue, func(d *Daemon) float64 { return float64(d.spool.Stats().Damaged.Load()) }},
+	{desc("handoffs_total", "Handoffs to another image of the process."), prometheus.CounterValue, func(d *Daemon) float64 { n, _, _ := d.past.counts(); return float64(n) }},
+	{desc("handoff_failures_total", "Handoffs that were not made."), prometheus.CounterValue, func(d *Daemon) float64 { _, n, _ := d.past.counts(); return float64(n) }},
+	{desc("handoff_pause_seconds", "How long the last handoff kept sessions waiting."), prometheus.GaugeValue, func(d *Daemon) float64 { return d.lastHandoff().PauseSeconds }},
+	{desc("handoff_sessions", "Sessions that the last handoff has handed over."), prometheus.GaugeValue, func(d *Daemon) float64 { return float64(d.lastHandoff().Sessions) }},
+	{desc("handoff_closed_sessions", "Sessions that the last handoff has closed."), prometheus.GaugeValue, func(d *Daemon) float64 { return float64(d.lastHandoff().Closed) }},
 	{desc("disk_full", "1 while the disk takes nothing more."), prometheus.GaugeValue, func(d *Daemon) float64 {
 		if d.spool.Full() {
 			return 1
@@ -65,6 +71,8 @@ var simple = []figure{
 		return 0
 	}},
 }
+
+func (d *Daemon) lastHandoff() control.Handoff { _, _, last := d.past.counts(); return last }
 
 func oldest(d *Daemon) float64 {
 	age := time.Duration(0)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -77,6 +79,19 @@ func (d *Daemon) reload(confirm time.Duration) (r control.Reloaded, err error) {
 	}
 	before := d.conf()
 	changes := config.Diff(before, c)
+	if by := handoffChanges(changes); len(by) > 0 && d.o.Image != nil {
+		if confirm > 0 {
+			return r, fmt.Errorf("%w:\n%s: %s needs a handoff, which can't return unless confirmed", control.ErrConfig, c.Origin(by[0].Key), by[0].Key)
+		}
+		if err := refuseCold(c, changes, true); err != nil {
+			return r, err
+		}
+		var texts []string
+		for _, change := range changes {
+			texts = append(texts, change.String())
+		}
+		return r, d.handOff("the configuration", texts)
+	}
 	if err := d.apply(c, changes); err != nil {
 		return r, err
 	}
@@ -105,16 +120,15 @@ func (d *Daemon) reload(confirm time.Duration) (r control.Reloaded, err error) {
 	return r, nil
 }
 
+// handoffChanges are those that the next image can take.
+func handoffChanges(changes []config.Change) []config.Change {
+	return slices.DeleteFunc(slices.Clone(changes), func(c config.Change) bool { return !c.Handoff })
+}
+
 // apply makes a configuration the one that runs, or changes nothing.
 func (d *Daemon) apply(c *config.Config, changes []config.Change) error {
-	var cold []string
-	for _, change := range changes {
-		if !change.Hot {
-			cold = append(cold, c.Origin(change.Key)+": "+change.Key+" can't change while the server runs")
-		}
-	}
-	if len(cold) > 0 {
-		return fmt.Errorf("%w:\n%s\nnothing was changed; systemctl restart noipchat takes it all", control.ErrConfig, strings.Join(cold, "\n"))
+	if err := refuseCold(c, changes, false); err != nil {
+		return err
 	}
 	if err := ownKey(c, d.key.Public()); err != nil {
 		return fmt.Errorf("%w:\n%w", control.ErrConfig, err)
@@ -135,6 +149,20 @@ func (d *Daemon) apply(c *config.Config, changes []config.Change) error {
 	d.setLimits(c)
 	d.host.SetPublic(d.interfaces.public())
 	d.setPeers(c)
+	return nil
+}
+
+// refuseCold says which changes can't be taken, by a handoff or without one.
+func refuseCold(c *config.Config, changes []config.Change, handoff bool) error {
+	var cold []string
+	for _, change := range changes {
+		if !change.Hot && !(change.Handoff && handoff) {
+			cold = append(cold, c.Origin(change.Key)+": "+change.Key+" can't change while the server runs")
+		}
+	}
+	if len(cold) > 0 {
+		return fmt.Errorf("%w:\n%s\nnothing was changed; systemctl restart noipchat takes it all", control.ErrConfig, strings.Join(cold, "\n"))
+	}
 	return nil
 }
 
@@ -201,7 +229,7 @@ func (d *Daemon) Configuration(context.Context) (control.Configuration, error) {
 	c := d.conf()
 	v := control.Configuration{Path: d.o.Config, Text: string(c.Render())}
 	for _, value := range c.Values() {
-		v.Values = append(v.Values, control.ConfigValue{Key: value.Key, Value: value.Text, Origin: value.Origin, Hot: value.Hot})
+		v.Values = append(v.Values, control.ConfigValue{Key: value.Key, Value: value.Text, Origin: value.Origin, Hot: value.Hot, Handoff: value.Handoff})
 	}
 	return v, nil
 }
@@ -221,10 +249,12 @@ func (d *Daemon) follow(ctx context.Context) {
 // scraper is what answers Prometheus on [metrics] listen.
 type scraper struct {
 	handler http.Handler
+	claim   func(kind, address string) *os.File // a socket that is there already, or nil
 	serving sync.WaitGroup
 
 	mu      sync.Mutex
 	address string
+	l       net.Listener // nil: it is off
 	server  *http.Server
 }
 
@@ -234,6 +264,10 @@ func (s *scraper) prepare(address string) (net.Listener, error) {
 	defer s.mu.Unlock()
 	if address == "" || address == s.address {
 		return nil, nil
+	}
+	if f := s.claim("tcp", address); f != nil {
+		defer f.Close()
+		return net.FileListener(f)
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -253,13 +287,20 @@ func (s *scraper) commit(address string, l net.Listener) {
 	if s.server != nil {
 		s.server.Close()
 	}
-	s.address, s.server = address, nil
+	s.address, s.l, s.server = address, l, nil
 	if l == nil {
 		return
 	}
 	server := &http.Server{Handler: s.handler, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10}
 	s.server = server
 	s.serving.Go(func() { server.Serve(l) }) // until it is closed
+}
+
+// listener returns where it is served; nil: nowhere.
+func (s *scraper) listener() (address string, l net.Listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.address, s.l
 }
 
 // close ends it.

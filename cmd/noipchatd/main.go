@@ -48,7 +48,8 @@ usage: noipchatd [--config FILE] [--state DIR] [--runtime DIR] [--check]
 
 example: noipchatd --check --config ./noipchat.toml
 
-Signals: HUP takes the configuration from disk; TERM stops in order, a second one at once.
+Signals: HUP takes the configuration from disk; USR2 hands all connections over to the
+program that is installed now; TERM stops in order, a second one at once.
 `
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -88,13 +89,16 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case *stdio:
 		return report(stderr, splice(o.Runtime, *line))
 	case *check:
-		err := daemon.Check(o)
+		err, asked := daemon.Check(o), false
 		if err == nil {
+			asked, err = daemon.CheckCarried(o, os.Stdin, stdout)
+		}
+		if err == nil && !asked {
 			fmt.Fprintf(stdout, "%s is good\n", o.Config)
 		}
 		return report(stderr, err)
 	}
-	code := report(stderr, serve(o))
+	code := report(stderr, serve(o, args))
 	if code == cli.ExitConfig && systemd.Managed() {
 		// Whoever connects starts us again. Too many starts in a row, and systemd gives the socket up.
 		time.Sleep(time.Second / 2)
@@ -122,13 +126,13 @@ func splice(runtime, line string) error {
 }
 
 // serve runs the server until a signal ends it.
-func serve(o daemon.Options) error {
+func serve(o daemon.Options, args []string) (err error) {
+	if o.Carried, err = daemon.Receive(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR2)
-	defer signal.Stop(signals)
-
+	s := listen()
 	c, err := config.Load(o.Config) // for where to log; Open reads it again
 	if err != nil {
 		for _, s := range systemd.Inherited() {
@@ -139,28 +143,18 @@ func serve(o daemon.Options) error {
 	if o.Log, o.Reopen, err = logger(c.Log); err != nil {
 		return err
 	}
+	program, err := os.Executable() // now: later it may have been replaced
+	if err != nil {
+		return err
+	}
+	o.Image = &daemon.Image{Program: program, Args: args, Deafen: s.deafen, Hear: s.hear}
 	relaxCollector()
 	d, err := daemon.Open(ctx, o)
 	if err != nil {
 		return err
 	}
-	go func() {
-		for stopping := false; ; {
-			switch s := <-signals; {
-			case s == syscall.SIGHUP:
-				d.Reload(ctx, 0) // it tells its error to everybody
-			case s == syscall.SIGUSR2:
-				o.Log.Warn("this version takes a new program at its next start only", "signal", s.String())
-			case stopping:
-				o.Log.Warn("stopping at once", "signal", s.String())
-				os.Exit(cli.ExitDone)
-			default:
-				o.Log.Info("stopping", "signal", s.String())
-				stopping = true
-				cancel()
-			}
-		}
-	}()
+	go s.obey(ctx, d)
+	go s.stop(o.Log, cancel)
 	if err := d.Run(ctx); err != nil {
 		return err
 	}

@@ -26,7 +26,8 @@ func (a *app) configShow() *cobra.Command {
 		Use:   "show",
 		Short: "show the live configuration, and where each value comes from",
 		Long: "Shows the configuration that is live, every key of it, and where each value comes from.\n" +
-			"CHANGE is hot if a new value is taken while the server runs, and restart if it is not.",
+			"CHANGE is hot if a new value is taken while the server runs, handoff if it is taken by\n" +
+			"a handoff, which disconnects nobody either, and restart if by neither.",
 		Example: "noipctl config show",
 		Args:    cli.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -40,9 +41,12 @@ func (a *app) configShow() *cobra.Command {
 			t := new(cli.Table)
 			t.Row("KEY", "VALUE", "CHANGE", "FROM")
 			for _, v := range c.Values {
-				change := "hot"
-				if !v.Hot {
-					change = "restart"
+				change := "restart"
+				switch {
+				case v.Hot:
+					change = "hot"
+				case v.Handoff:
+					change = "handoff"
 				}
 				t.Row(v.Key, v.Value, change, v.Origin)
 			}
@@ -96,7 +100,10 @@ func (a *app) configDiff() *cobra.Command {
 			w := cmd.OutOrStdout()
 			for _, c := range changes {
 				line := c.String()
-				if !c.Hot {
+				switch {
+				case c.Handoff:
+					line += "   (by a handoff)"
+				case !c.Hot:
 					line += "   (needs a restart)"
 				}
 				fmt.Fprintln(w, cli.Sanitise(line))

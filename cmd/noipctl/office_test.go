@@ -359,6 +359,10 @@ func (o *office) Reload(_ context.Context, confirm time.Duration) (control.Reloa
 
 func (o *office) ConfirmReload(context.Context) error { return nil }
 
+func (o *office) Handoff(context.Context, string) error {
+	return fmt.Errorf("%w: the new program with --check: exit status 78", control.ErrHandoff)
+}
+
 func (o *office) Configuration(context.Context) (control.Configuration, error) {
 	return control.Configuration{
 		Path: "/etc/noipchat/noipchat.toml", Text: "name = \"server1\"\nmax_hops = 7\n[[interface]]\nbind = \"192.0.2.1:10001\"\n",

@@ -34,6 +34,9 @@ func (a *app) reloadCommand() *cobra.Command {
 			for _, change := range r.Changes {
 				fmt.Fprintln(w, cli.Sanitise(change))
 			}
+			if r.Handoff != nil {
+				return sayHandoff(w, *r.Handoff)
+			}
 			if len(r.Changes) == 0 {
 				fmt.Fprintln(w, "nothing changes")
 			}

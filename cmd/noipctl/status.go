@@ -68,6 +68,9 @@ func statusTable(s control.Status) *cli.Table {
 		disk = "FULL, nothing is accepted: " + disk
 	}
 	t.Row("disk", disk)
+	for _, h := range s.Handoffs {
+		t.Row("handoff", cli.Ago(h.At)+" "+handoffLine(h))
+	}
 	for _, n := range s.Notices {
 		t.Row("notice", n)
 	}

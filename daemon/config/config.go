@@ -21,13 +21,14 @@ import (
 // Config is all that can be set; its toml tags are all the keys there are.
 //
 // range bounds a value, both ends included; oneof lists what a word may be.
-// change says what a new value needs: hot can be applied while running, cold
-// needs a new process. The name is cold because every address and key here hangs
-// on it; the log, because every room holds the logger that it was started with.
+// change says what a new value needs: hot can be applied while running, handoff
+// needs a new image of the process, cold a restart. The name is cold because every
+// address and key here hangs on it; the log needs a handoff because every room holds the
+// logger that it was started with.
 type Config struct {
 	Name    string `toml:"name" change:"cold"`                  // of this server; message.CheckName
 	MaxHops int    `toml:"max_hops" range:"1..64" change:"hot"` // servers that a message may cross
-	Log     string `toml:"log" change:"cold"`                   // "journal", "stderr", or a file below /var/log/noipchat
+	Log     string `toml:"log" change:"handoff"`                // "journal", "stderr", or a file below /var/log/noipchat
 
 	Interfaces []Interface `toml:"interface" change:"hot"` // at least one
 	Peers      []Peer      `toml:"peer" change:"hot"`

@@ -64,7 +64,7 @@ func TestTags(t *testing.T) {
 				check(below, name+".")
 			}
 			change := field.Tag.Get("change")
-			if field.Type.Kind() != reflect.Struct && change != "hot" && change != "cold" {
+			if field.Type.Kind() != reflect.Struct && change != "hot" && change != "handoff" && change != "cold" {
 				t.Errorf("%s: change %q", name, change)
 			}
 			low, high, isNumber := strings.Cut(field.Tag.Get("range"), "..")

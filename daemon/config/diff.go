@@ -15,6 +15,8 @@ type Change struct {
 	Before string `json:"before"`
 	After  string `json:"after"`
 	Hot    bool   `json:"hot"` // can be applied while running
+
+	Handoff bool `json:"handoff"` // can be applied by a handoff
 }
 
 // String is the change on one line.
@@ -39,12 +41,12 @@ func Diff(before, after *Config) (all []Change) {
 	for _, v := range now {
 		is[v.Key] = true
 		if b := was[v.Key]; b.Text != v.Text {
-			all = append(all, Change{v.Key, b.Text, v.Text, v.Hot})
+			all = append(all, Change{v.Key, b.Text, v.Text, v.Hot, v.Handoff})
 		}
 	}
 	for _, v := range old {
 		if !is[v.Key] {
-			all = append(all, Change{v.Key, v.Text, "", v.Hot})
+			all = append(all, Change{v.Key, v.Text, "", v.Hot, v.Handoff})
 		}
 	}
 	return all
@@ -53,7 +55,7 @@ func Diff(before, after *Config) (all []Change) {
 // Value is a key with its value, in TOML's spelling, and where that comes from.
 type Value struct {
 	Key, Text, Origin string
-	Hot               bool
+	Hot, Handoff      bool
 }
 
 // Values returns every key, those that have their default too.
@@ -79,7 +81,8 @@ func (c *Config) values(table reflect.Value, key, origin string, all *[]Value) {
 				c.values(element, fmt.Sprintf("%s[%v]", key, element.Interface()), index(origin, i), all)
 			}
 		default:
-			*all = append(*all, Value{key, spell(v), c.Origin(origin), field.Tag.Get("change") == "hot"})
+			change := field.Tag.Get("change")
+			*all = append(*all, Value{key, spell(v), c.Origin(origin), change == "hot", change == "handoff"})
 		}
 	}
 }

@@ -163,7 +163,36 @@ func (c *Client) Trace(ctx context.Context, id message.ID) (Trace, error) {
 // Reload makes the daemon take its configuration from disk; see Daemon. Confirm
 // counts in whole seconds.
 func (c *Client) Reload(ctx context.Context, confirm time.Duration) (Reloaded, error) {
-	return call[Reloaded](ctx, c, "reload", reloading{int64(confirm / time.Second)})
+	began := time.Now()
+	r, err := call[Reloaded](ctx, c, "reload", reloading{int64(confirm / time.Second)})
+	if h, ok := c.handoffSince(ctx, began, err); ok {
+		return Reloaded{Changes: h.Changes, Handoff: &h}, nil
+	}
+	return r, err
+}
+
+// Handoff has the daemon hand all over to the program that is installed now, and
+// returns how that went.
+func (c *Client) Handoff(ctx context.Context, reason string) (Handoff, error) {
+	began := time.Now()
+	_, err := call[nothing](ctx, c, "handoff", handingOver{reason})
+	if h, ok := c.handoffSince(ctx, began, err); ok {
+		return h, nil
+	}
+	return Handoff{}, err
+}
+
+// handoffSince asks a daemon that went away before it had answered whether it is another
+// one now, to which all was handed over.
+func (c *Client) handoffSince(ctx context.Context, began time.Time, err error) (last Handoff, ok bool) {
+	if !errors.Is(err, errLeft) {
+		return last, false
+	}
+	now, err := c.Status(ctx)
+	if n := len(now.Handoffs); err == nil && n > 0 {
+		last = now.Handoffs[n-1]
+	}
+	return last, last.Error == "" && last.At.After(began)
 }
 
 // ConfirmReload keeps the configuration that would be taken back otherwise.
@@ -177,8 +206,16 @@ func (c *Client) Configuration(ctx context.Context) (Configuration, error) {
 	return call[Configuration](ctx, c, "configuration", nil)
 }
 
-// call makes one call: GET without a request, POST with one.
+// call makes one call: GET without a request, POST with one. A GET is made again if the
+// daemon goes away in the middle: it may have handed over.
 func call[Res any](ctx context.Context, c *Client, name string, req any) (res Res, err error) {
+	if res, err = callOnce[Res](ctx, c, name, req); req == nil && errors.Is(err, errLeft) {
+		res, err = callOnce[Res](ctx, c, name, req)
+	}
+	return res, err
+}
+
+func callOnce[Res any](ctx context.Context, c *Client, name string, req any) (res Res, err error) {
 	if c.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.Timeout)
@@ -217,6 +254,8 @@ func call[Res any](ctx context.Context, c *Client, name string, req any) (res Re
 	return res, nil
 }
 
+var errLeft = errors.New("went away before it had answered")
+
 // explain tells apart the ways in which no answer came.
 func (c *Client) explain(ctx context.Context, err error) error {
 	var op *net.OpError
@@ -229,7 +268,7 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	case dialing:
 		return fmt.Errorf("%w at %s: %w", ErrUnreachable, c.path, op.Err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return fmt.Errorf("%w: the daemon at %s went away before it had answered", ErrUnreachable, c.path)
+		return fmt.Errorf("%w: the daemon at %s %w", ErrUnreachable, c.path, errLeft)
 	}
 	return fmt.Errorf("%w: %w", ErrProtocol, err)
 }

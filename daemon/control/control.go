@@ -66,6 +66,10 @@ type Daemon interface {
 	Reload(ctx context.Context, confirm time.Duration) (Reloaded, error)
 	ConfirmReload(ctx context.Context) error
 
+	// Handoff hands all over to the program that is installed now; nil can't be seen,
+	// because then the daemon is another one. ErrHandoff says that it isn't, and why.
+	Handoff(ctx context.Context, reason string) error
+
 	// Configuration is the one that is live.
 	Configuration(ctx context.Context) (Configuration, error)
 
@@ -76,8 +80,9 @@ type Daemon interface {
 // Errors of a call, beside *message.Refusal. Those from the daemon keep their
 // text on the way to the caller.
 var (
-	ErrNotFound    = errors.New("not found")                   // what was asked for isn't there
-	ErrConfig      = errors.New("bad configuration")           // the daemon keeps the one it has
+	ErrNotFound    = errors.New("not found")         // what was asked for isn't there
+	ErrConfig      = errors.New("bad configuration") // the daemon keeps the one it has
+	ErrHandoff     = errors.New("no handoff, all goes on as before")
 	ErrIO          = errors.New("i/o error of the daemon")     // a disk, usually
 	ErrFault       = errors.New("fault of the daemon")         // a bug; its log says more
 	ErrProtocol    = errors.New("not the protocol of control") // one side doesn't know what the other one says

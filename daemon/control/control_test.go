@@ -99,6 +99,9 @@ func (d *desk) Reload(_ context.Context, confirm time.Duration) (Reloaded, error
 	return d.reloaded, d.note("reload %s", confirm)
 }
 func (d *desk) ConfirmReload(context.Context) error { return d.note("confirm") }
+func (d *desk) Handoff(_ context.Context, reason string) error {
+	return d.note("handoff %s", reason)
+}
 func (d *desk) Configuration(context.Context) (Configuration, error) {
 	return d.configuration, d.note("configuration")
 }

@@ -36,6 +36,7 @@ var errorKinds = []struct {
 	{"not-found", http.StatusNotFound, ErrNotFound},
 	{"protocol", http.StatusBadRequest, ErrProtocol},
 	{"config", http.StatusUnprocessableEntity, ErrConfig},
+	{"handoff", http.StatusConflict, ErrHandoff},
 	{kindIO, http.StatusInternalServerError, ErrIO},
 	{"timeout", http.StatusGatewayTimeout, context.DeadlineExceeded},
 	{kindInternal, http.StatusInternalServerError, ErrFault},

@@ -123,6 +123,21 @@ type messageID struct {
 func (messageID) check() error      { return nil }
 func (r messageID) subject() string { return r.ID.String() }
 
+// maxReason bounds why somebody wants a handoff, in bytes.
+const maxReason = 200
+
+type handingOver struct {
+	Reason string `json:"reason"`
+}
+
+func (r handingOver) subject() string { return r.Reason }
+func (r handingOver) check() error {
+	if r.Reason == "" || len(r.Reason) > maxReason {
+		return message.Refuse(message.CodeInvalid, "a reason has 1 to %d bytes, and this one %d", maxReason, len(r.Reason))
+	}
+	return nil
+}
+
 type reloading struct {
 	ConfirmSeconds int64 `json:"confirm_seconds,omitempty"`
 }

@@ -73,6 +73,9 @@ func NewHandler(d Daemon, log *slog.Logger) http.Handler {
 	change(h, "reload", func(ctx context.Context, r reloading) (Reloaded, error) {
 		return d.Reload(ctx, time.Duration(r.ConfirmSeconds)*time.Second)
 	})
+	change(h, "handoff", func(ctx context.Context, r handingOver) (nothing, error) {
+		return nothing{}, d.Handoff(ctx, r.Reason)
+	})
 	change(h, "reload/confirm", func(ctx context.Context, _ nothing) (nothing, error) {
 		return nothing{}, d.ConfirmReload(ctx)
 	})

@@ -35,7 +35,8 @@ type Status struct {
 	Sessions    int                `json:"sessions"`
 	Queues      QueueSum           `json:"queues"`
 	Disk        Disk               `json:"disk"`
-	Notices     List[string]       `json:"notices"` // what an admin should look at: damage that was set aside
+	Handoffs    List[Handoff]      `json:"handoffs"` // the last ones, oldest first
+	Notices     List[string]       `json:"notices"`  // what an admin should look at: damage that was set aside
 	Counters    map[string]float64 `json:"counters"`
 }
 
@@ -53,6 +54,20 @@ type Config struct {
 type Reloaded struct {
 	Changes   List[string] `json:"changes"`
 	ReturnsAt time.Time    `json:"returns_at,omitzero"` // as in Config
+	Handoff   *Handoff     `json:"handoff,omitempty"`   // nil: it took none
+}
+
+// Handoff is one that was made, or tried.
+type Handoff struct {
+	At           time.Time    `json:"at"`
+	From         string       `json:"from"`          // version
+	To           string       `json:"to,omitempty"`  // version; "": Error says why there is none
+	Sessions     int          `json:"sessions"`      // that were handed over
+	Closed       int          `json:"closed"`        // that could not be
+	PauseSeconds float64      `json:"pause_seconds"` // in which no session was served
+	Reason       string       `json:"reason"`
+	Changes      List[string] `json:"changes"` // of the configuration, if they were the reason
+	Error        string       `json:"error,omitempty"`
 }
 
 // Configuration is the one that is live.
@@ -68,6 +83,8 @@ type ConfigValue struct {
 	Value  string `json:"value"`  // as TOML
 	Origin string `json:"origin"` // "file:line" or "default"
 	Hot    bool   `json:"hot"`    // can be changed while the server runs
+
+	Handoff bool `json:"handoff"` // can be changed by a handoff
 }
 
 // The states of an interface.

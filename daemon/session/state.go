@@ -32,14 +32,13 @@ type SessionState struct {
 	Flow   pump.State
 }
 
-// pendingGrace is how long a Pause waits for those who are logging in.
+// pendingGrace is how long AwaitPending waits for those who are logging in.
 const pendingGrace = 500 * time.Millisecond
 
 // Pause has all readers end, without an end of their connections, and keeps new
 // sessions from beginning. It fails at the end of ctx. Reclaim must follow in any case,
 // unless the process ends. Listeners are paused already.
 func (h *Host) Pause(ctx context.Context) error {
-	h.awaitPending(ctx)
 	h.mu.Lock()
 	h.paused = make(chan struct{})
 	h.mu.Unlock()
@@ -57,9 +56,9 @@ func (h *Host) Pause(ctx context.Context) error {
 	return nil
 }
 
-// awaitPending waits a moment for connections that have not logged in: they would be
-// closed, and come again.
-func (h *Host) awaitPending(ctx context.Context) {
+// AwaitPending waits a moment for connections that have not logged in: they would be
+// closed by the end of this image, and come again.
+func (h *Host) AwaitPending(ctx context.Context) {
 	h.mu.Lock()
 	if len(h.pending) == 0 {
 		h.mu.Unlock()

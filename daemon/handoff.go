@@ -1,0 +1,290 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/config"
+	"github.com/noipchat/noipchat/daemon/control"
+	"github.com/noipchat/noipchat/daemon/handoff"
+	"github.com/noipchat/noipchat/daemon/identity"
+	"github.com/noipchat/noipchat/daemon/session"
+	"github.com/noipchat/noipchat/daemon/systemd"
+)
+
+// Image is how this program is replaced by another one in the same process.
+type Image struct {
+	Program string   // path of the one that is installed now
+	Args    []string // without the program's name
+	// Deafen has signals change nothing any more, until Hear, and tells whether that is
+	// fine: nobody has asked for an end.
+	Deafen func() bool
+	Hear   func()
+}
+
+// Carried is what one image leaves to the next. Fields are added, never changed.
+type Carried struct {
+	Server   string
+	Version  string // of the program that wrote it
+	Started  time.Time
+	Reason   string
+	Changes  []string
+	Paused   time.Duration // when sessions were, by handoff.Clock
+	Epoch    time.Duration // what sessions count from, by handoff.Clock
+	Lock     int
+	Sockets  []carriedSocket
+	Marks    []identity.Mark
+	Sessions session.State
+	Past     []control.Handoff
+
+	Made, Failed int // handoffs, before this one
+}
+
+// carriedSocket is one that listens.
+type carriedSocket struct {
+	Kind, Address string
+	FD            int
+}
+
+// Receive returns what the image before has left, nil if there was none. It is called
+// before anything else.
+func Receive() (*Carried, error) {
+	c := new(Carried)
+	if ok, err := handoff.Receive(c); !ok || err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// CheckCarried is called after Check, and does nothing but where an image that runs
+// wants to know whether this program could take over: it reads what it would get.
+func CheckCarried(o Options, stdin io.Reader, stdout io.Writer) (asked bool, err error) {
+	c := new(Carried)
+	if asked, err = handoff.Answer(stdin, stdout, c); !asked || err != nil {
+		return asked, err
+	}
+	return true, c.check(o)
+}
+
+func (c *Carried) check(o Options) error {
+	now, err := config.Load(o.Config)
+	if err == nil && now.Name != c.Server {
+		err = fmt.Errorf("%s: the name can't change from %s to %s while the server runs", now.Origin("name"), c.Server, now.Name)
+	}
+	return err
+}
+
+// sockets returns those that listen, as if the service manager had kept them.
+func (c *Carried) sockets() (all []systemd.Socket) {
+	if c == nil {
+		return nil
+	}
+	for _, s := range c.Sockets {
+		all = append(all, systemd.Socket{Network: s.Kind, Address: s.Address, File: os.NewFile(uintptr(s.FD), s.Address)})
+	}
+	return all
+}
+
+// epoch is what sessions count from.
+func (c *Carried) epoch() time.Time {
+	if c == nil {
+		return time.Now()
+	}
+	return time.Now().Add(c.Epoch - handoff.Clock())
+}
+
+// The time that the steps of a handoff may take. Only in the last of them nobody is
+// served.
+const (
+	checkTime = 20 * time.Second
+	pauseTime = 5 * time.Second
+)
+
+// Handoff implements control.Daemon. If all goes well, it doesn't return, because this
+// program is another one. It is safe to call from many goroutines.
+func (d *Daemon) Handoff(_ context.Context, reason string) error {
+	d.live.changing.Lock()
+	defer d.live.changing.Unlock()
+	return d.handOff(reason, nil)
+}
+
+// handOff is for who holds live.changing.
+func (d *Daemon) handOff(reason string, changes []string) error {
+	err := d.become(reason, changes)
+	d.o.Log.Error("no handoff, all goes on as before", "reason", reason, "error", err)
+	d.past.add(control.Handoff{At: time.Now(), From: d.o.Version, Reason: reason, Changes: changes, Error: err.Error()})
+	d.report()
+	return fmt.Errorf("%w: %w", control.ErrHandoff, err)
+}
+
+// become takes the steps of a handoff. When it returns, it says why, and all of them
+// are undone.
+func (d *Daemon) become(reason string, changes []string) error {
+	running, image := d.running, d.o.Image
+	d.live.mu.Lock()
+	trying := d.live.timer != nil
+	d.live.mu.Unlock()
+	switch {
+	case image == nil || running == nil:
+		return errors.New("this server was not started as a program of its own")
+	case trying:
+		return errors.New("a configuration waits to be confirmed")
+	}
+	d.o.Log.Info("handing over", "program", image.Program, "reason", reason)
+	parcel, err := handoff.New()
+	if err != nil {
+		return err
+	}
+	defer parcel.Close()
+	checking, cancel := context.WithTimeout(running, checkTime)
+	defer cancel()
+	check, err := parcel.Check(checking, image.Program, image.Args)
+	if err != nil {
+		return err
+	}
+	defer check.End()
+
+	d.calls.Lock() // nobody is half answered
+	defer d.calls.Unlock()
+	d.interfaces.pause()
+	defer d.interfaces.resume()
+	quick, cancel := context.WithTimeout(running, pauseTime)
+	defer cancel()
+	d.host.AwaitPending(quick)
+	c := &Carried{
+		Server: d.conf().Name, Version: d.o.Version, Started: d.started, Reason: reason, Changes: changes,
+		Paused: handoff.Clock(), Epoch: handoff.Clock() - time.Since(d.epoch), Past: d.past.list(),
+	}
+	c.Made, c.Failed, _ = d.past.counts()
+	defer d.host.Reclaim()
+	if err := d.host.Pause(quick); err != nil {
+		return err
+	}
+	if err := d.spool.Settle(quick); err != nil {
+		return err
+	}
+	if err := d.export(c, parcel); err != nil {
+		return err
+	}
+	if err := parcel.Write(c); err != nil {
+		return err
+	}
+	if err := check.Show(); err != nil {
+		return err
+	}
+	defer image.Hear()
+	if !image.Deafen() || running.Err() != nil {
+		return errors.New("the server is going down")
+	}
+	return parcel.Become(image.Program, image.Args)
+}
+
+// export fills in what has descriptors, and what is known beyond the disk.
+func (d *Daemon) export(c *Carried, parcel *handoff.Parcel) (err error) {
+	if c.Lock, err = parcel.Keep(d.lock.(syscall.Conn)); err != nil { // durable's are files
+		return err
+	}
+	keep := func(kind, address string, l any) {
+		s, ok := l.(syscall.Conn)
+		if !ok || err != nil {
+			return
+		}
+		fd, e := parcel.Keep(s)
+		err = e
+		c.Sockets = append(c.Sockets, carriedSocket{kind, address, fd})
+	}
+	for _, door := range d.interfaces.list() {
+		if door.l != nil {
+			keep(door.Kind, door.Bind, door.l)
+		}
+	}
+	keep("unix", d.controlPath(), d.control)
+	keep("unix", StdioSocket(d.o.Runtime), d.stdio)
+	if address, l := d.scrape.listener(); l != nil {
+		keep("tcp", address, l)
+	}
+	if err != nil {
+		return err
+	}
+	if err := d.servers.Close(); err != nil {
+		return err
+	}
+	c.Marks = d.counters.Export()
+	c.Sessions, err = d.host.Export(parcel.Keep)
+	return err
+}
+
+// arrived notes that the handoff to this image is done.
+func (d *Daemon) arrived(c *Carried) {
+	pause := handoff.Clock() - c.Paused
+	h := control.Handoff{
+		At: time.Now(), From: c.Version, To: d.o.Version, Sessions: len(c.Sessions.Sessions) - d.lost, Closed: d.lost,
+		PauseSeconds: pause.Seconds(), Reason: c.Reason, Changes: c.Changes,
+	}
+	d.past.add(h)
+	d.o.Log.Info("all was handed over", "from", h.From, "to", h.To, "sessions", h.Sessions, "closed", h.Closed,
+		"pause", pause.Round(time.Microsecond).String(), "reason", strings.Join(append([]string{h.Reason}, h.Changes...), " "))
+}
+
+// gated keeps calls from running while sessions are handed over. A call that begins
+// then waits, and is not made.
+func (d *Daemon) gated(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v1/handoff" && r.URL.Path != "/v1/reload" { // these make handoffs
+			d.calls.RLock()
+			defer d.calls.RUnlock()
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// past is what has been of handoffs.
+type past struct {
+	mu           sync.Mutex // guards what follows
+	last         []control.Handoff
+	made, failed int // since the first image
+}
+
+// maxPast is how many are remembered.
+const maxPast = 10
+
+func (p *past) add(h control.Handoff) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.last) == maxPast {
+		p.last = p.last[1:]
+	}
+	p.last = append(p.last, h)
+	if h.Error == "" {
+		p.made++
+	} else {
+		p.failed++
+	}
+}
+
+func (p *past) list() []control.Handoff {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.last)
+}
+
+// counts also returns the last one that was made.
+func (p *past) counts() (made, failed int, last control.Handoff) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, h := range p.last {
+		if h.Error == "" {
+			last = h
+		}
+	}
+	return p.made, p.failed, last
+}
