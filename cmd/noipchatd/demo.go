@@ -156,7 +156,11 @@ func (s *stage) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.server = exec.Command(self, "--config", filepath.Join(s.dir, "noipchat.toml"),
+	return s.run(ctx, self)
+}
+
+func (s *stage) run(ctx context.Context, program string) (err error) {
+	s.server = exec.Command(program, "--config", filepath.Join(s.dir, "noipchat.toml"),
 		"--state", filepath.Join(s.dir, "state"), "--runtime", filepath.Join(s.dir, "run"))
 	s.server.Stderr = &s.log
 	s.server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true} // it dies with us, and not by our Ctrl-C

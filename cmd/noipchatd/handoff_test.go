@@ -3,45 +3,240 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/noipchat/noipchat/daemon/client"
-	"github.com/noipchat/noipchat/daemon/message"
+	"golang.org/x/sys/unix"
+
+	"github.com/noipchat/noipchat/daemon/control"
 )
 
-func TestQuick(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
-	defer cancel()
-	s := &stage{dir: t.TempDir(), out: t.Output(), began: time.Now()}
-	defer s.kill(syscall.SIGKILL)
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatalf("%v\nthe server says:\n%s", err, s.log.String())
+// theatre is a stage whose server was started from a path of its own, where other
+// programs can be put.
+type theatre struct {
+	*stage
+	t       *testing.T
+	ctx     context.Context
+	program string
+}
+
+func newTheatre(t *testing.T, patience time.Duration) *theatre {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	dir := t.TempDir()
+	h := &theatre{&stage{dir: dir, out: t.Output(), began: time.Now()}, t, ctx, filepath.Join(dir, "noipchatd")}
+	t.Cleanup(func() {
+		h.kill(syscall.SIGKILL)
+		if t.Failed() {
+			t.Logf("the server says:\n%s", h.log.String())
+		}
+	})
+	h.must(h.configure())
+	h.install()
+	return h
+}
+
+func (h *theatre) must(err error) {
+	h.t.Helper()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// install puts the server's program at its path.
+func (h *theatre) install() {
+	h.t.Helper()
+	self, err := os.Executable()
+	h.must(err)
+	b, err := os.ReadFile(self)
+	h.must(err)
+	h.must(os.WriteFile(h.program+".new", b, 0o755))
+	h.must(os.Rename(h.program+".new", h.program))
+}
+
+// script puts another program there, which can call the real one "$0.real".
+func (h *theatre) script(text string) {
+	h.t.Helper()
+	if _, err := os.Stat(h.program + ".real"); err != nil {
+		h.must(os.Link(h.program, h.program+".real"))
+	}
+	h.must(os.WriteFile(h.program+".new", []byte("#!/bin/sh\n"+text+"\n"), 0o755))
+	h.must(os.Rename(h.program+".new", h.program))
+}
+
+func (h *theatre) start() {
+	h.t.Helper()
+	h.must(h.run(h.ctx, h.program))
+}
+
+func (h *theatre) status() control.Status {
+	h.t.Helper()
+	status, err := h.admin.Status(h.ctx)
+	h.must(err)
+	return status
+}
+
+// sessions are their numbers, which a new login would change.
+func (h *theatre) sessions() string {
+	h.t.Helper()
+	all, err := h.admin.Sessions(h.ctx)
+	h.must(err)
+	var ids []string
+	for _, s := range all {
+		ids = append(ids, s.ID)
+	}
+	return strings.Join(ids, " ")
+}
+
+// TestHandoffs has many talk, some of whom stop reading for a while, and the server hand
+// over again and again: no connection ends, and nothing is lost, repeated or reordered.
+func TestHandoffs(t *testing.T) {
+	sizes, handoffs := []int{60}, 10
+	if os.Getenv("NOIPCHAT_LONG") != "" {
+		sizes, handoffs = []int{100, 1000, 5000}, 20
+	}
+	for _, n := range sizes {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			h := newTheatre(t, time.Duration(60+n/10)*time.Second)
+			f := newFlock(t, h.stage, n)
+			f.pause = time.Duration(max(20, n/2)) * time.Millisecond // what two processors can do besides
+			h.start()
+			h.must(f.come(h.ctx))
+			before := h.sessions()
+			pid := h.status().PID
+			var pauses []time.Duration
+			for range handoffs {
+				lazy := f.birds[:n/10]
+				wake := make(chan struct{})
+				for _, b := range lazy {
+					b.mu.Lock()
+					b.slow = wake
+					b.mu.Unlock()
+				}
+				o, err := h.admin.Handoff(h.ctx, "a test")
+				h.must(err)
+				for _, b := range lazy {
+					b.mu.Lock()
+					b.slow = nil
+					b.mu.Unlock()
+				}
+				close(wake)
+				if o.Sessions != n || o.Closed != 0 {
+					t.Errorf("%d sessions were handed over and %d closed, of %d", o.Sessions, o.Closed, n)
+				}
+				pauses = append(pauses, time.Duration(o.PauseSeconds*float64(time.Second)))
+			}
+			texts, err := f.settle(h.ctx)
+			h.must(err)
+			if after := h.sessions(); after != before {
+				t.Errorf("sessions were %s, and are %s", before, after)
+			}
+			status := h.status()
+			if status.PID != pid || status.Counters["noipchat_handoffs_total"] != float64(handoffs) || len(status.Handoffs) != min(handoffs, 10) {
+				t.Errorf("process %d is %d; %d handoffs are remembered, %v counted", pid, status.PID, len(status.Handoffs), status.Counters["noipchat_handoffs_total"])
+			}
+			h.must(f.leave())
+			seen := nonces{}
+			for _, b := range f.birds[:min(n, 100)] {
+				h.must(seen.hear(b.tape))
+			}
+			p50, p99 := quantiles(pauses)
+			l50, l99 := f.latencies()
+			t.Logf("%d sessions, %d handoffs, %d texts: pause p50 %v, p99 %v; a text's ack p50 %v, p99 %v; %d nonces, none twice",
+				n, handoffs, texts, p50.Round(time.Millisecond/10), p99.Round(time.Millisecond/10), l50.Round(time.Millisecond/10), l99.Round(time.Millisecond/10), len(seen))
+		})
+	}
+}
+
+// TestHandoffRefused: whatever is wrong, and whenever that shows, the old program goes
+// on with all sessions, and says why.
+func TestHandoffRefused(t *testing.T) {
+	h := newTheatre(t, 2*time.Minute)
+	f := newFlock(t, h.stage, 20)
+	h.start()
+	h.must(f.come(h.ctx))
+	before := h.sessions()
+	config := filepath.Join(h.dir, "noipchat.toml")
+	good, err := os.ReadFile(config)
+	h.must(err)
+	fds := func() int {
+		all, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", h.server.Process.Pid))
+		h.must(err)
+		return len(all)
+	}
+	steps := []struct {
+		name, want string
+		make, mend func()
+	}{
+		{"missing", "no such file", func() { h.must(os.Rename(h.program, h.program+".away")) }, nil},
+		{"not executable", "permission denied", func() {
+			h.script("exit 0")
+			h.must(os.Chmod(h.program, 0o600))
+		}, nil},
+		{"no program", "exec format error", func() {
+			h.script("")
+			h.must(os.WriteFile(h.program, []byte{0x7f, 'E', 'L', 'F', 0}, 0o755))
+		}, nil},
+		{"another program", "it knows nothing of handoffs", func() { h.script("exit 0") }, nil},
+		{"it fails", "exit status 3: it has no wish to", func() { h.script("echo it has no wish to >&2; exit 3") }, nil},
+		{"killed", "signal: killed", func() { h.script("kill -9 $$") }, nil},
+		{"bad configuration", "unknown key", func() { h.must(os.WriteFile(config, append(good, "max_hopp = 3\n"...), 0o600)) }, nil},
+		{"state not good", "reads the state: exit status 4", func() { h.script(`"$0.real" "$@" || exit; exit 4`) }, nil},
+		{"gone at last", "becoming ", func() { h.script(`"$0.real" "$@"; code=$?; rm "$0"; exit $code`) }, nil},
+		{"too many files", "too many open files", func() {
+			limit := unix.Rlimit{Cur: uint64(fds()) + 14, Max: 20000}
+			h.must(unix.Prlimit(h.server.Process.Pid, unix.RLIMIT_NOFILE, &limit, nil))
+		}, func() {
+			h.must(unix.Prlimit(h.server.Process.Pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 20000, Max: 20000}, nil))
+		}},
+	}
+	open := 0
+	for i, step := range steps {
+		step.make()
+		_, err := h.admin.Handoff(h.ctx, step.name)
+		if err == nil || !strings.Contains(err.Error(), step.want) {
+			t.Errorf("%s: %v", step.name, err)
+		}
+		if step.mend != nil {
+			step.mend()
+		}
+		h.must(os.WriteFile(config, good, 0o600))
+		h.install()
+		status := h.status()
+		last := status.Handoffs[len(status.Handoffs)-1]
+		if last.Reason != step.name || !strings.Contains(last.Error, step.want) || status.Counters["noipchat_handoff_failures_total"] != float64(i+1) {
+			t.Errorf("%s: status says %+v, %v", step.name, last, status.Counters["noipchat_handoff_failures_total"])
+		}
+		if after := h.sessions(); after != before {
+			t.Errorf("%s: sessions were %s, and are %s", step.name, before, after)
+		}
+		if open == 0 {
+			open = fds()
+		} else if n := fds(); n > open+4 { // the spool's come and go
+			t.Errorf("%s: %d descriptors are open, and %d were", step.name, n, open)
 		}
 	}
-	must(s.configure())
-	must(s.start(ctx))
-	status, err := s.admin.Status(ctx)
-	must(err)
-	alice, err := s.cast(ctx, "alice", status.Key)
-	must(err)
-	bob, err := s.cast(ctx, "bob", status.Key)
-	must(err)
-	alice.come(ctx)
-	defer alice.leave()
-	bob.come(ctx)
-	defer bob.leave()
-	for n := range 5 {
-		m, err := alice.c.Send(ctx, client.Outgoing{To: []message.Address{bob.address()}, Body: fmt.Appendf(nil, "text %d", n)})
-		must(err)
-		h, err := s.admin.Handoff(ctx, "test")
-		must(err)
-		t.Logf("%+v", h)
-		must(bob.reads(ctx, s, m))
-		must(alice.learns(ctx, s, m, bob, message.Delivered))
+	o, err := h.admin.Handoff(h.ctx, "at last")
+	if err != nil || o.Sessions != len(f.birds) {
+		t.Errorf("%+v, %v", o, err)
 	}
-	t.Log(s.log.String())
+	_, err = f.settle(h.ctx)
+	h.must(err)
+	h.must(f.leave())
 }
+
+// metric asks the server for one of Go's own.
+func (h *theatre) fds() int {
+	all, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", h.server.Process.Pid))
+	h.must(err)
+	return len(all)
+}
+
+var _ = exec.Command

@@ -32,6 +32,7 @@ type op struct {
 	dup   bool // the queue has it on disk
 	err   error
 	told  chan<- struct{} // of a mark: closed then
+	final bool            // of a mark: the journal file ends there
 
 	// of prepare: the next op with the same envelope, the last one so far, in order already
 	next, last int32
@@ -68,6 +69,9 @@ func (j *journal) commit(ops []op, tell chan<- []op) {
 	ops = j.prepare(ops)
 	for attempt := 0; len(ops) > 0; {
 		if ops[0].kind == opMark {
+			if ops[0].final {
+				j.end()
+			}
 			tell <- ops[:1]
 			ops = ops[1:]
 			continue
@@ -281,6 +285,24 @@ func (j *journal) write(ops []op) (n int, err error) {
 		j.sp.fileWhenMany()
 	}
 	return n, nil
+}
+
+// end ends the current file before it is full, so that the next start reads no further.
+func (j *journal) end() {
+	s := j.cur
+	if s == nil {
+		return
+	}
+	b := append(make([]byte, recordHead, recordHead+1), recEnd)
+	sealRecord(b, 0, s.salt, uint64(s.off))
+	if err := j.sync(s, b); err != nil {
+		j.abandon(err)
+		return
+	}
+	j.filesMu.Lock()
+	defer j.filesMu.Unlock()
+	s.off += len(b)
+	j.cur = nil
 }
 
 // skipDones tells whether ops are all Dones or cancelled: on a full disk those

@@ -3,6 +3,7 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -150,7 +151,7 @@ func (r *recovery) journal() error {
 			j.addSpare(path)
 			continue
 		}
-		b, err := os.ReadFile(path)
+		b, err := readJournal(path)
 		if err != nil {
 			return err
 		}
@@ -178,7 +179,66 @@ func (r *recovery) journal() error {
 		r.replay(f.s, f.b, i == len(files)-1, i+1 < len(files) && files[i+1].h.abandoned == 1)
 		files[i].b = nil
 	}
+	if n := len(j.files); n > 0 {
+		j.goOn(j.files[n-1])
+	}
 	return nil
+}
+
+// goOn makes the last file the current one again if it was ended when most of it was
+// empty: its end is written over.
+func (j *journal) goOn(s *store) {
+	if size, err := s.f.Size(); err == nil && !s.abandoned && size == int64(j.sp.o.JournalFile) && s.off < j.sp.o.JournalFile/2 {
+		j.cur = s
+	}
+}
+
+// journalChunk is how much of a journal file is read at once; a record fits.
+const journalChunk = 256 << 10
+
+// readJournal reads a journal file, and if that has an end, no more than what is before
+// it: most of a file may be empty.
+func readJournal(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var b []byte
+	salt, off := uint64(0), headerSize
+	for {
+		n := len(b)
+		b = append(b, make([]byte, journalChunk)...)
+		got, err := io.ReadFull(f, b[n:])
+		b = b[:n+got]
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return b, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			h, err := parseHeader(b, journalMagic)
+			if err != nil {
+				return b, nil // it is of no use
+			}
+			salt = h.salt
+		}
+		for {
+			payload, err := openRecord(b[off:], salt, uint64(off))
+			if err != nil {
+				break
+			}
+			off += recordHead + len(payload)
+			if payload[0] == recEnd {
+				return b[:off], nil
+			}
+		}
+		if len(b)-off >= journalChunk { // no end comes: all of it is to be looked at
+			rest, err := io.ReadAll(f)
+			return append(b, rest...), err
+		}
+	}
 }
 
 // addSpare keeps a recycled file, if it has today's size.
@@ -205,6 +265,7 @@ func (r *recovery) replay(s *store, b []byte, last, abandoned bool) {
 		if err == nil {
 			rec := recordHead + len(payload)
 			if ended, err = r.record(s, payload, uint32(off), uint32(rec)); err == nil {
+				s.off = off
 				off += rec
 				continue
 			}

@@ -16,21 +16,23 @@ import (
 // were told, and all that followed from that is on disk too. Nobody else puts
 // meanwhile. It fails if the disk takes nothing more, or at the end of ctx.
 func (sp *Spool) Settle(ctx context.Context) error {
-	for {
+	for last := false; ; {
 		sp.sweepHand(true)
 		told := make(chan struct{})
-		sp.journal.add(op{kind: opMark, told: told})
+		sp.journal.add(op{kind: opMark, told: told, final: last})
 		select {
 		case <-told:
 		case <-ctx.Done():
 			return fmt.Errorf("sending to disk what is in hand: %w", ctx.Err())
 		}
-		if sp.Full() {
+		quiet := sp.HandBytes() == 0 && sp.journal.idle()
+		switch {
+		case sp.Full():
 			return errors.New("sending to disk what is in hand: the disk is full")
-		}
-		if sp.HandBytes() == 0 && sp.journal.idle() {
+		case quiet && last:
 			return nil
 		}
+		last = quiet
 	}
 }
 

@@ -42,7 +42,23 @@ func TestSettle(t *testing.T) {
 		}
 	}
 
-	other := open(t, snapshot(t, dir), Options{})
+	// The journal's file has an end, and is gone on with.
+	copied := snapshot(t, dir)
+	other := open(t, copied, Options{})
+	r.put(r.sp.Queue(carolQueue), 6, 100)
+	other.put(other.sp.Queue(carolQueue), 7, 100)
+	other.await(7)
+	if files, _ := os.ReadDir(filepath.Join(copied, "journal")); len(files) != 1 {
+		t.Errorf("there are journal files %v", files)
+	}
+	copied = snapshot(t, copied)
+	if b, err := readJournal(filepath.Join(copied, "journal", fmt.Sprintf("%020d", 1))); err != nil || len(b) != 1<<18 {
+		t.Errorf("of a file without an end %d bytes are read: %v", len(b), err)
+	}
+	other = open(t, copied, Options{})
+	if have := fmt.Sprint(other.drain(other.sp.Queue(carolQueue), true)); have != "[7]" {
+		t.Errorf("behind the end there is %s", have)
+	}
 	q = other.sp.Queue(aliceQueue)
 	q.Attach(p)
 	if q.Regain(&tap{}, message.Normal, given[1].Seq()) != nil {
