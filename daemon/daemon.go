@@ -126,17 +126,21 @@ func (d *Daemon) openState() (err error) {
 	}
 	c := d.conf()
 	var damaged []error
-	d.users, damaged, err = identity.OpenUsers(d.o.State, c.Name, identity.Options{Log: d.o.Log})
-	if err != nil {
+	var both errgroup.Group // a handoff waits for them
+	both.Go(func() (err error) {
+		d.users, damaged, err = identity.OpenUsers(d.o.State, c.Name, identity.Options{Log: d.o.Log})
+		return err
+	})
+	both.Go(func() (err error) {
+		d.spool, err = spool.Open(filepath.Join(d.o.State, "spool"), spool.Options{Log: d.o.Log, Expired: d.expired, Envelope: func(_ string, raw []byte) []byte { return message.EnvelopeOf(raw) }})
+		return err
+	})
+	if err := both.Wait(); err != nil {
 		return err
 	}
 	for _, e := range damaged {
 		d.o.Log.Error("a user can't be read", "error", e)
 		d.notices = append(d.notices, e.Error())
-	}
-	d.spool, err = spool.Open(filepath.Join(d.o.State, "spool"), spool.Options{Log: d.o.Log, Expired: d.expired, Envelope: func(_ string, raw []byte) []byte { return message.EnvelopeOf(raw) }})
-	if err != nil {
-		return err
 	}
 	d.relay = relay.New(c.Name, d.spool)
 	d.expiring.Store(d.relay)

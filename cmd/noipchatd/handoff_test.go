@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -34,6 +36,9 @@ func newTheatre(t *testing.T, patience time.Duration) *theatre {
 	h := &theatre{&stage{dir: dir, out: t.Output(), began: time.Now()}, t, ctx, filepath.Join(dir, "noipchatd")}
 	t.Cleanup(func() {
 		h.kill(syscall.SIGKILL)
+		if strings.Contains(h.log.String(), "DATA RACE") {
+			t.Error("the server has a race")
+		}
 		if t.Failed() {
 			t.Logf("the server says:\n%s", h.log.String())
 		}
@@ -166,11 +171,7 @@ func TestHandoffRefused(t *testing.T) {
 	config := filepath.Join(h.dir, "noipchat.toml")
 	good, err := os.ReadFile(config)
 	h.must(err)
-	fds := func() int {
-		all, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", h.server.Process.Pid))
-		h.must(err)
-		return len(all)
-	}
+	fds := func() int { return h.figures().fds }
 	steps := []struct {
 		name, want string
 		make, mend func()
@@ -230,13 +231,144 @@ func TestHandoffRefused(t *testing.T) {
 	_, err = f.settle(h.ctx)
 	h.must(err)
 	h.must(f.leave())
+	seen := nonces{}
+	for _, b := range f.birds {
+		h.must(seen.hear(b.tape))
+	}
 }
 
-// metric asks the server for one of Go's own.
-func (h *theatre) fds() int {
+// TestHandoffSignals: many signals of each kind at any time are as good as one, and the
+// last one ends the server in order, whatever it is at.
+func TestHandoffSignals(t *testing.T) {
+	h := newTheatre(t, 2*time.Minute)
+	f := newFlock(t, h.stage, 10)
+	h.start()
+	h.must(f.come(h.ctx))
+	before := h.sessions()
+	for n := range 300 {
+		for _, s := range []syscall.Signal{syscall.SIGUSR2, syscall.SIGHUP} {
+			h.must(h.server.Process.Signal(s))
+		}
+		time.Sleep(time.Duration(n%7) * time.Millisecond) // at another moment each time
+	}
+	for done := 0.0; done < 3; done = h.status().Counters["noipchat_handoffs_total"] {
+		h.must(h.server.Process.Signal(syscall.SIGUSR2))
+	}
+	if after := h.sessions(); after != before {
+		t.Errorf("sessions were %s, and are %s", before, after)
+	}
+	_, err := f.settle(h.ctx)
+	h.must(err)
+	for range 10 {
+		h.must(h.server.Process.Signal(syscall.SIGUSR2))
+	}
+	h.must(h.server.Process.Signal(syscall.SIGTERM))
+	if err := h.server.Wait(); err != nil && h.server.ProcessState.String() != "signal: terminated" { // in the moment between two images
+		t.Errorf("it ended with %v", err)
+	}
+	f.leave() // they were told that it is going down
+}
+
+// figures are what a process holds.
+type figures struct {
+	fds, goroutines, threads, kib int
+}
+
+func (h *theatre) figures() (f figures) {
+	h.t.Helper()
 	all, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", h.server.Process.Pid))
 	h.must(err)
-	return len(all)
+	f.fds = len(all)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.server.Process.Pid))
+	h.must(err)
+	for line := range strings.Lines(string(status)) {
+		fmt.Sscanf(line, "Threads: %d", &f.threads)
+		fmt.Sscanf(line, "VmRSS: %d", &f.kib)
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(h.dir, "run", "control.sock"))
+	}}}
+	r, err := client.Get("http://noipchatd/metrics")
+	h.must(err)
+	defer r.Body.Close()
+	text, err := io.ReadAll(r.Body)
+	h.must(err)
+	for line := range strings.Lines(string(text)) {
+		fmt.Sscanf(line, "go_goroutines %d", &f.goroutines)
+	}
+	return f
 }
 
-var _ = exec.Command
+// TestHandoffLeaks: after a hundred handoffs the process holds what it held after one.
+func TestHandoffLeaks(t *testing.T) {
+	handoffs := 20
+	if os.Getenv("NOIPCHAT_LONG") != "" {
+		handoffs = 100
+	}
+	h := newTheatre(t, 2*time.Minute)
+	f := newFlock(t, h.stage, 10)
+	h.start()
+	h.must(f.come(h.ctx))
+	handOver := func() {
+		o, err := h.admin.Handoff(h.ctx, "a test")
+		if err != nil || o.Sessions != len(f.birds) {
+			t.Fatalf("%+v, %v", o, err)
+		}
+	}
+	handOver()
+	first := h.figures()
+	for range handoffs {
+		handOver()
+	}
+	last := h.figures()
+	t.Logf("after one handoff %+v, after %d more %+v", first, handoffs, last)
+	const some = 8 // the spool's files and goroutines come and go
+	if last.fds > first.fds+some || last.goroutines > first.goroutines+some || last.threads > first.threads+some || last.kib > first.kib*3/2 {
+		t.Error("something is left by each")
+	}
+	environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", h.server.Process.Pid))
+	h.must(err)
+	if n := strings.Count(string(environment), "NOIPCHAT_HANDOFF"); n != 1 {
+		t.Errorf("the environment has it %d times", n)
+	}
+	_, err = f.settle(h.ctx)
+	h.must(err)
+	h.must(f.leave())
+}
+
+// TestHandoffConfiguration: what can't be applied while running is taken by a handoff,
+// except for the name.
+func TestHandoffConfiguration(t *testing.T) {
+	h := newTheatre(t, 2*time.Minute)
+	f := newFlock(t, h.stage, 3)
+	h.start()
+	h.must(f.come(h.ctx))
+	before := h.sessions()
+	config := filepath.Join(h.dir, "noipchat.toml")
+	good, err := os.ReadFile(config)
+	h.must(err)
+	reload := func(old, changed string) (control.Reloaded, error) {
+		h.must(os.WriteFile(config+".new", []byte(strings.Replace(string(good), old, changed, 1)), 0o600))
+		h.must(os.Rename(config+".new", config))
+		return h.admin.Reload(h.ctx, 0) // the server may see it by itself, before or after
+	}
+	if _, err := reload(`"server1"`, `"server2"`); err == nil || !strings.Contains(err.Error(), "name can't change") {
+		t.Errorf("another name: %v", err)
+	}
+	if _, err := h.admin.Handoff(h.ctx, "another name"); err == nil || !strings.Contains(err.Error(), "the name can't change from server1 to server2") {
+		t.Errorf("another name by a handoff: %v", err)
+	}
+	_, err = reload(`log = "stderr"`, `log = "journal"`) // which is the same here
+	h.must(err)
+	status := h.status()
+	last := status.Handoffs[len(status.Handoffs)-1]
+	if last.Error != "" || last.Reason != "the configuration" || !strings.Contains(strings.Join(last.Changes, " "), `~ log = "journal" (was "stderr")`) {
+		t.Errorf("another log: %+v", last)
+	}
+	if after := h.sessions(); after != before {
+		t.Errorf("sessions were %s, and are %s", before, after)
+	}
+	_, err = f.settle(h.ctx)
+	h.must(err)
+	h.must(f.leave())
+}

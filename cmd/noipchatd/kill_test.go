@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -27,10 +28,23 @@ func TestMain(m *testing.M) {
 // TestKilled kills a real server under load, again and again: every message that
 // was sent is in the history of each receiver once, in its sender's order, and the
 // sender knows it.
-func TestKilled(t *testing.T) {
-	kills := 10
+func TestKilled(t *testing.T) { kill(t, 10, 300, func(*stage, *rand.Rand) {}) }
+
+// TestHandoffKilled does so while the server hands over, at any moment of that, and
+// after it was asked to more than once: the old image dies, or the new one.
+func TestHandoffKilled(t *testing.T) {
+	kill(t, 15, 500, func(s *stage, rnd *rand.Rand) {
+		for range 1 + rnd.IntN(3) {
+			s.server.Process.Signal(syscall.SIGUSR2)
+		}
+		time.Sleep(time.Duration(rnd.Int64N(int64(250 * time.Millisecond)))) // a handoff takes about half of that
+	})
+}
+
+// kill has four people talk, and the server die after something else was done to it.
+func kill(t *testing.T, kills, long int, before func(*stage, *rand.Rand)) {
 	if os.Getenv("NOIPCHAT_LONG") != "" {
-		kills = 300
+		kills = long
 	}
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 0))
@@ -83,6 +97,7 @@ func TestKilled(t *testing.T) {
 			receivers[1].come(ctx)
 		}
 		time.Sleep(time.Duration(rnd.Int64N(int64(150 * time.Millisecond)))) // any moment is as good for a death
+		before(s, rnd)
 		s.kill(syscall.SIGKILL)
 		load.Wait()
 		must(s.start(ctx))
@@ -118,5 +133,6 @@ func TestKilled(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d kills, %d messages", kills, len(sent[0])+len(sent[1]))
+	t.Logf("%d kills, %d messages, %d handoffs begun and %d done", kills, len(sent[0])+len(sent[1]),
+		strings.Count(s.log.String(), "handing over"), strings.Count(s.log.String(), "all was handed over"))
 }

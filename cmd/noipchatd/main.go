@@ -127,6 +127,7 @@ func splice(runtime, line string) error {
 
 // serve runs the server until a signal ends it.
 func serve(o daemon.Options, args []string) (err error) {
+	relaxCollector() // first: sessions wait for a handoff
 	if o.Carried, err = daemon.Receive(); err != nil {
 		return err
 	}
@@ -148,7 +149,6 @@ func serve(o daemon.Options, args []string) (err error) {
 		return err
 	}
 	o.Image = &daemon.Image{Program: program, Args: args, Deafen: s.deafen, Hear: s.hear}
-	relaxCollector()
 	d, err := daemon.Open(ctx, o)
 	if err != nil {
 		return err
