@@ -85,7 +85,8 @@ func boot(t *testing.T, suite string) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.tool(append(append([]string{"push", h.name}, files...), "/usr/bin/")...)
+	h.sh("mkdir -p /usr/lib/noipchat && ln -s ../lib/noipchat/noipchatd ../lib/noipchat/noipctl ../lib/noipchat/noipchat /usr/bin/")
+	h.tool(append(append([]string{"push", h.name}, files...), "/usr/lib/noipchat/")...)
 	h.tool("push", h.name, "systemd/noipchat.service", "systemd/noipchat.socket", "/usr/lib/systemd/system/")
 	h.tool("push", h.name, "sysusers.d/noipchat.conf", "/usr/lib/sysusers.d/")
 	h.tool("push", h.name, "tmpfiles.d/noipchat.conf", "/usr/lib/tmpfiles.d/")
@@ -165,6 +166,54 @@ connect 127.0.0.1 443; connect 127.0.0.1 10001; systemctl list-units --failed --
 				t.Errorf("exposure: %s, %v", score, err)
 			}
 			t.Log(score)
+		})
+	}
+}
+
+// TestHandoff: in the sandbox, under both systemds, a server hands over to the program
+// that has replaced it on disk, again and again, and systemd sees the same service.
+func TestHandoff(t *testing.T) {
+	for _, suite := range []string{"bookworm", "trixie"} {
+		t.Run(suite, func(t *testing.T) {
+			h := boot(t, suite)
+			h.configure(house)
+			h.sh("systemctl daemon-reload && systemctl start noipchat.socket noipchat.service")
+			h.sh(`for u in alice bob; do
+	echo correct horse | noipctl user add $u --password-stdin
+	echo correct horse | noipchat --profile $u login $u@server1 --server 127.0.0.1:10001 --trust-first --password-stdin
+done
+systemd-run -q --unit=bob -p StandardOutput=append:/root/bob.log noipchat --home /root/.local/state/noipchat --profile bob receive --follow --json
+until noipctl session list --json | grep -q bob@; do sleep 0.1; done`)
+			h.configure(house + added)
+			h.want(connect+"systemctl reload noipchat && connect 127.0.0.1 10005", "10005 up")
+			const state = "systemctl show -p MainPID -p ActiveState -p SubState -p NRestarts -p NFileDescriptorStore noipchat.service; noipctl session list --json | grep -o '\"id\":\"[0-9]*\"' | head -1"
+			before := h.sh(state)
+			// As a package manager does, which the mounts of the sandbox must stand.
+			h.want(`for i in $(seq 5); do
+	cp /usr/lib/noipchat/noipchatd /usr/lib/noipchat/noipchatd.new && mv /usr/lib/noipchat/noipchatd.new /usr/lib/noipchat/noipchatd
+	noipctl handoff --reason "number $i" && noipchat --profile alice send bob@server1 -m "after handoff $i." --wait delivered >/dev/null || echo LOST
+done`, "1 sessions", "(number 5)")
+			if after := h.sh(state); after != before {
+				t.Errorf("before the handoffs:\n%s\nand after:\n%s", before, after)
+			}
+			h.want("grep -o 'after handoff [0-9]' /root/bob.log | sort | uniq -c | grep -c ' 1 after'; journalctl -u noipchat --no-pager -o cat | grep -c 'all was handed over'; noipctl status | grep -c ^handoff",
+				"5\n5\n5")
+			h.want(connect+"connect 127.0.0.1 10001; connect ::1 10001; connect 127.0.0.1 10005", "10001 up\n10001 up\n10005 up")
+			h.want("systemctl show -p StatusText noipchat; readlink /proc/$(systemctl show -p MainPID --value noipchat)/exe; echo end", "sessions", "/usr/lib/noipchat/noipchatd\nend")
+			// Its watchdog is fed, and a signal and a new log do the same.
+			h.want(`kill -USR2 $(systemctl show -p MainPID --value noipchat); until noipctl status | grep -q "(SIGUSR2)"; do sleep 0.1; done
+systemctl show -p WatchdogTimestampMonotonic noipchat | grep -vc =0`, "1")
+			h.configure("log = \"/var/log/noipchat/noipchat.log\"\n" + house + added)
+			h.want("systemctl reload noipchat; noipctl status; grep -c 'all was handed over' /var/log/noipchat/noipchat.log", "(the configuration)", "\n1")
+			// What is wrong with the new program changes nothing.
+			h.want("mv /usr/lib/noipchat/noipchatd /usr/lib/noipchat/kept; ! noipctl handoff 2>&1; mv /usr/lib/noipchat/kept /usr/lib/noipchat/noipchatd; noipctl status", "no such file", "FAILED")
+			if after := h.sh(state); after != before {
+				t.Errorf("before all handoffs:\n%s\nand after:\n%s", before, after)
+			}
+			// A crash costs a reconnect, and an orderly stop is one.
+			h.want(connect+"kill -9 $(systemctl show -p MainPID --value noipchat); connect 127.0.0.1 10005; connect 127.0.0.1 10001; until noipctl session list --json | grep -q bob@; do sleep 0.1; done; systemctl show -p NRestarts noipchat",
+				"10005 up\n10001 up", "NRestarts=1")
+			h.want("systemctl stop noipchat.socket noipchat.service; systemctl is-failed noipchat.service; true", "inactive")
 		})
 	}
 }

@@ -178,12 +178,15 @@ func TestPackages(t *testing.T) {
 	}()
 	old := server.sh("noipctl status --json | grep -o '\"version\":\"[^\"]*\"'")
 	pid := server.sh("systemctl show -p MainPID --value noipchat")
-	server.sh(install + "/root/2.deb")
+	server.want(install+"/root/2.deb", "handed over from ", ", 2 sessions")
 	if now := server.sh("noipctl status --json | grep -o '\"version\":\"[^\"]*\"'"); now == old {
 		t.Errorf("the version is %s before and after the upgrade", now)
 	}
-	if now := server.sh("systemctl show -p MainPID --value noipchat"); now == pid {
-		t.Error("the upgrade has left the old program running")
+	if now := server.sh("systemctl show -p MainPID --value noipchat"); now != pid {
+		t.Error("the upgrade has restarted the service")
+	}
+	if after := server.sh(sessions); after != before {
+		t.Errorf("sessions before the upgrade %q, and after %q", before, after)
 	}
 	if out := <-talking; out != "20<nil>" {
 		t.Errorf("of 20 messages during the upgrade arrived: %s", out)
@@ -196,6 +199,14 @@ func TestPackages(t *testing.T) {
 			}
 		}
 	}
+
+	// Where it can't hand over it is restarted, which is said.
+	server.want(`mkdir /root/bin && printf '#!/bin/sh\n[ "$1" != handoff ]\n' >/root/bin/noipctl && chmod 755 /root/bin/noipctl
+PATH=/root/bin:$PATH; `+install+"/root/1.deb 2>&1; systemctl is-active noipchat", "it could not hand over, so it is restarted", "\nactive")
+	if now := server.sh("systemctl show -p MainPID --value noipchat"); now == pid {
+		t.Error("the upgrade has left the old program running")
+	}
+	server.sh(install + "/root/2.deb")
 
 	// With a mistake in the configuration an upgrade leaves alone what runs.
 	pid = server.sh("systemctl show -p MainPID --value noipchat")
@@ -246,7 +257,7 @@ cd /var/log/noipchat && stat -c '%U %a' noipchat.log && grep -c user/disable noi
 		t.Errorf("the idle server has %d KiB", kib)
 	}
 	for _, program := range []string{"noipchatd", "noipctl"} {
-		size := server.count("stat -c %s /usr/bin/" + program)
+		size := server.count("stat -L -c %s /usr/bin/" + program)
 		t.Logf("%s: %.1f MB", program, float64(size)/1e6)
 		if size > 25_000_000 {
 			t.Errorf("%s has %d bytes", program, size)
@@ -272,8 +283,10 @@ func TestRPM(t *testing.T) {
 	h.sh("echo correct horse | noipchat login alice@server1 --server 127.0.0.1:10001 --trust-first --password-stdin && noipchat send alice@server1 -m 'to myself' --wait held")
 
 	before := h.sh("noipctl status --json | grep -o '\"version\":\"[^\"]*\"'")
+	pid := h.sh("systemctl show -p MainPID --value noipchat")
 	knocking := h.knocking("127.0.0.1")
-	h.sh("rpm -U --nodeps /root/2.rpm")
+	h.want("rpm -U --nodeps /root/2.rpm", "handed over from ")
+	h.want("systemctl show -p MainPID --value noipchat", pid)
 	if now := h.sh("noipctl status --json | grep -o '\"version\":\"[^\"]*\"'"); now == before {
 		t.Errorf("the version is %s before and after the upgrade", now)
 	}

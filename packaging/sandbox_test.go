@@ -34,7 +34,7 @@ func TestSandbox(t *testing.T) {
 chmod 755 /root
 mknod -m 666 /dev/open c 1 3 || echo >/dev/open
 for ns in user ipc mnt uts; do readlink /proc/1/ns/$ns >/etc/open-$ns; done`)
-			h.tool("push", h.name, attack, "/usr/bin/")
+			h.tool("push", h.name, attack, "/usr/lib/noipchat/")
 
 			lines := func(script string) []string {
 				out := h.sh(script)

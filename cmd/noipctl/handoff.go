@@ -38,7 +38,7 @@ func (a *app) handoffCommand() *cobra.Command {
 }
 
 func sayHandoff(w io.Writer, h control.Handoff) error {
-	_, err := fmt.Fprintln(w, cli.Sanitise(handoffLine(h)))
+	_, err := fmt.Fprintln(w, cli.Sanitise("handed over "+handoffLine(h)))
 	return err
 }
 
