@@ -169,6 +169,9 @@ func TestConfigurationManual(t *testing.T) {
 				continue
 			}
 			entry = regexp.MustCompile(`(?s)\n\.(It|El).*`).ReplaceAllString("\n"+entry, "")
+			if by := field.Tag.Get("change") == "handoff"; by != strings.Contains(entry, "Needs a handoff.") {
+				t.Errorf("%s: that it needs a handoff is %v, and it says\n%s", key, by, entry)
+			}
 			if cold := field.Tag.Get("change") == "cold"; cold != strings.Contains(entry, "Needs a restart.") {
 				t.Errorf("%s: cold is %v, and it says\n%s", key, cold, entry)
 			}

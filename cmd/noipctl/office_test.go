@@ -31,6 +31,7 @@ type office struct {
 	sessions  []control.Session
 	waiting   []control.QueueItem // bob's
 	peers     []control.Peer
+	handoffs  []control.Handoff
 	config    string // path of the configuration; where that is a file, Reload takes it
 }
 
@@ -90,6 +91,8 @@ func (o *office) find(name string) (*control.User, error) {
 
 func (o *office) Status(context.Context) (control.Status, error) {
 	at := time.Now().Add(-3 * time.Hour)
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	return control.Status{
 		Version: "0.1.0", Server: "server1", Key: serverKey(1).String(), Fingerprint: serverKey(1).Fingerprint(), PID: 4711, Started: at, State: "/var/lib/noipchat",
 		Config: control.Config{Path: o.config, Loaded: at,
@@ -103,6 +106,7 @@ func (o *office) Status(context.Context) (control.Status, error) {
 		Disk:     control.Disk{Free: 12 << 30, Reserve: 64 << 20},
 		Notices:  control.List[string]{"set aside: spool/refused/7"},
 		Counters: map[string]float64{"accepted": 12},
+		Handoffs: slices.Clone(o.handoffs),
 	}, nil
 }
 
@@ -359,8 +363,16 @@ func (o *office) Reload(_ context.Context, confirm time.Duration) (control.Reloa
 
 func (o *office) ConfirmReload(context.Context) error { return nil }
 
-func (o *office) Handoff(context.Context, string) error {
-	return fmt.Errorf("%w: the new program with --check: exit status 78", control.ErrHandoff)
+// Handoff leaves its caller without an answer, as one that succeeds, unless there is no
+// good reason.
+func (o *office) Handoff(_ context.Context, reason string) error {
+	if reason == "none" {
+		return fmt.Errorf("%w: the new program with --check: exit status 78", control.ErrHandoff)
+	}
+	o.mu.Lock()
+	o.handoffs = append(o.handoffs, control.Handoff{At: time.Now(), From: "0.1.0", To: "0.2.0", Sessions: 17, PauseSeconds: 0.0213, Reason: reason + evil})
+	o.mu.Unlock()
+	panic(http.ErrAbortHandler)
 }
 
 func (o *office) Configuration(context.Context) (control.Configuration, error) {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -99,8 +100,16 @@ func (d *desk) Reload(_ context.Context, confirm time.Duration) (Reloaded, error
 	return d.reloaded, d.note("reload %s", confirm)
 }
 func (d *desk) ConfirmReload(context.Context) error { return d.note("confirm") }
+
+// Handoff leaves its caller without an answer, as one that succeeds.
 func (d *desk) Handoff(_ context.Context, reason string) error {
-	return d.note("handoff %s", reason)
+	if err := d.note("handoff %s", reason); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.status.Handoffs[0].At = time.Now().UTC()
+	d.mu.Unlock()
+	panic(http.ErrAbortHandler)
 }
 func (d *desk) Configuration(context.Context) (Configuration, error) {
 	return d.configuration, d.note("configuration")
@@ -176,15 +185,16 @@ func sample() *desk {
 			Config:     Config{"/etc/noipchat/noipchat.toml", at, "line 3: what", at, at},
 			Interfaces: List[Interface]{{"tcp", "[::1]:10001", List[string]{"203.0.113.5:10001"}, Failed, "in use"}},
 			Users:      1, Sessions: 2, Queues: QueueSum{3, 4, 5, 6.5}, Disk: Disk{7, 8, true},
-			Notices: List[string]{"set aside: a file"}, Counters: map[string]float64{`refused{code="quota"}`: 1.5},
+			Handoffs: List[Handoff]{{at, "0.1.0", "0.2.0", 5, 1, 0.25, "a test", List[string]{"~ log"}, ""}},
+			Notices:  List[string]{"set aside: a file"}, Counters: map[string]float64{`refused{code="quota"}`: 1.5},
 		},
 		users:         []User{{"alice", "alice@server1", true, at, List[Device]{{0xfedcba9876543210, "phone", "12 34", at, at, true, ""}}}},
 		invites:       []Invite{{"noipchat://server1@203.0.113.5:10001/?key=x", "tok", at, 3, "bob"}},
 		sessions:      []Session{{"s1", "alice@server1", 1<<64 - 1, "198.51.100.7:9", "tcp", at, 1, 2, 3, 4, 5}},
 		queues:        []Queue{{"alice@server1", 1, 2, 3.5, 1, true, true}},
 		items:         []QueueItem{{sampleID, "bob@server1", "text", "normal", 300, 1.5, 2.5, "on disk"}},
-		reloaded:      Reloaded{List[string]{"~ max_hops = 5 (was 10)"}, at},
-		configuration: Configuration{"/etc/noipchat/noipchat.toml", "name = \"server1\"\n", List[ConfigValue]{{"max_hops", "10", "default", true}}},
+		reloaded:      Reloaded{List[string]{"~ max_hops = 5 (was 10)"}, at, &Handoff{At: at, Changes: List[string]{"~ log"}}},
+		configuration: Configuration{"/etc/noipchat/noipchat.toml", "name = \"server1\"\n", List[ConfigValue]{{"max_hops", "10", "default", true, false}}},
 		peers: []Peer{{
 			"server2", "noip1def", "cd ef", "confirmed", at, "noipchat.toml:7", List[string]{"server9"},
 			List[Link]{{"tcp", "192.0.2.1", "198.51.100.7:10001", List[string]{"a"}, 15, 10}}, "12 34", at,
@@ -341,5 +351,26 @@ func TestLog(t *testing.T) {
 	want := fmt.Sprintf("msg=admin call=user/password about=alice uid=%d\n", uid())
 	if !strings.Contains(log, want) || strings.Count(log, "\n") != 2 || strings.Contains(log, "topsecret") {
 		t.Errorf("want a line with %q, one more, and no secret; have\n%s", want, log)
+	}
+}
+
+// TestHandoff: who asks for a handoff learns from the next image how it went, or from
+// this one why there is none.
+func TestHandoff(t *testing.T) {
+	d := sample()
+	c := New(start(t, d, defaultLimits).path)
+	h, err := c.Handoff(t.Context(), "a test")
+	if err != nil || h.To != "0.2.0" || h.Sessions != 5 {
+		t.Errorf("have %+v, %v", h, err)
+	}
+	d.err = fmt.Errorf("%w: too many files", ErrHandoff)
+	if _, err = c.Handoff(t.Context(), "a test"); !errors.Is(err, ErrHandoff) || !strings.Contains(err.Error(), "too many files") {
+		t.Errorf("have %v", err)
+	}
+	if _, err := c.Handoff(t.Context(), strings.Repeat("x", 201)); err == nil {
+		t.Error("a long reason passes")
+	}
+	if want := []string{"handoff a test", "status", "handoff a test"}; !slices.Equal(d.asked, want) {
+		t.Errorf("the daemon was asked %q", d.asked)
 	}
 }
