@@ -37,6 +37,7 @@ func FuzzRequest(f *testing.F) {
 		}
 		again[userName](t, body)
 		again[credentials](t, body)
+		again[handingOver](t, body)
 		again[InviteRequest](t, body)
 		again[QueuePage](t, body)
 	})
