@@ -201,11 +201,13 @@ func TestPackages(t *testing.T) {
 	}
 
 	// Where it can't hand over it is restarted, which is said.
-	server.want(`mkdir /root/bin && printf '#!/bin/sh\n[ "$1" != handoff ]\n' >/root/bin/noipctl && chmod 755 /root/bin/noipctl
-PATH=/root/bin:$PATH; `+install+"/root/1.deb 2>&1; systemctl is-active noipchat", "it could not hand over, so it is restarted", "\nactive")
+	server.configure(house + added)
+	server.want("noipctl reload --confirm 10m && "+install+"/root/1.deb 2>&1; systemctl is-active noipchat",
+		"a configuration waits to be confirmed", "it could not hand over, so it is restarted", "\nactive")
 	if now := server.sh("systemctl show -p MainPID --value noipchat"); now == pid {
 		t.Error("the upgrade has left the old program running")
 	}
+	server.configure(house)
 	server.sh(install + "/root/2.deb")
 
 	// With a mistake in the configuration an upgrade leaves alone what runs.

@@ -24,7 +24,7 @@ import (
 )
 
 // demo shows the main job with a real server and real clients: what is sent to
-// somebody who is away survives the death of the server, and arrives once.
+// somebody who is away survives a handoff and the death of the server, and arrives once.
 func demo(args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -105,6 +105,15 @@ func (s *stage) play(ctx context.Context) error {
 	if err := alice.learns(ctx, s, first, carol, message.Held); err != nil {
 		return err
 	}
+
+	h, err := s.admin.Handoff(ctx, "the demo")
+	if err != nil {
+		return err
+	}
+	if h.Sessions != 2 {
+		return fmt.Errorf("%d sessions were handed over, not 2", h.Sessions)
+	}
+	s.say("another image of the server takes over, with alice's and bob's sessions: they waited for %.0f ms", h.PauseSeconds*1000)
 
 	s.kill(syscall.SIGKILL)
 	s.say("the server is killed (SIGKILL)")

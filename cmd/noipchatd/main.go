@@ -43,7 +43,7 @@ usage: noipchatd [--config FILE] [--state DIR] [--runtime DIR] [--check]
   --version       say which version this is
 
   demo            a server and three users in a temporary folder: a message to two of
-                  them, one away, the server killed in between; every step is shown
+                  them, one away, a handoff and a kill in between; every step is shown
   --keep          leave it running, with two lines to chat with
 
 example: noipchatd --check --config ./noipchat.toml

@@ -31,7 +31,7 @@ type Options struct {
 	Start     time.Time     // what silences are counted from (now); earlier if sessions are older: see Resume
 	// Links takes in servers; nil: there are none.
 	Links func(c *wire.Conn, hello wire.ClientHello, source string)
-	Log       *slog.Logger
+	Log   *slog.Logger
 }
 
 func (o *Options) setDefaults() {
