@@ -17,6 +17,7 @@ import (
 	"github.com/noipchat/noipchat/daemon/control"
 	"github.com/noipchat/noipchat/daemon/handoff"
 	"github.com/noipchat/noipchat/daemon/identity"
+	"github.com/noipchat/noipchat/daemon/message"
 	"github.com/noipchat/noipchat/daemon/session"
 	"github.com/noipchat/noipchat/daemon/systemd"
 )
@@ -157,6 +158,8 @@ func (d *Daemon) become(reason string, changes []string) error {
 	defer d.calls.Unlock()
 	d.interfaces.pause()
 	defer d.interfaces.resume()
+	defer d.federation.Reclaim()
+	d.federation.Pause(message.Defer(message.CodeStopping, 0, "the server hands over to another program"))
 	quick, cancel := context.WithTimeout(running, pauseTime)
 	defer cancel()
 	d.host.AwaitPending(quick)

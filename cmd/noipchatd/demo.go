@@ -199,6 +199,7 @@ func (s *stage) kill(how syscall.Signal) {
 // person is a user with one device, which is here or away.
 type person struct {
 	name  string
+	home  string
 	store *client.Store
 	c     *client.Client
 	end   context.CancelFunc
@@ -210,7 +211,11 @@ func (s *stage) cast(ctx context.Context, name, key string) (*person, error) {
 	if _, err := s.admin.AddUser(ctx, name, "not a secret"); err != nil {
 		return nil, err
 	}
-	p := &person{name: name}
+	status, err := s.admin.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := &person{name: name, home: status.Server}
 	server, err := identity.ParsePublicKey(key)
 	if err != nil {
 		return nil, err
@@ -228,7 +233,7 @@ func (s *stage) cast(ctx context.Context, name, key string) (*person, error) {
 	return p, err
 }
 
-func (p *person) address() message.Address { return message.Join(p.name, "server1") }
+func (p *person) address() message.Address { return message.Join(p.name, p.home) }
 
 func (p *person) come(ctx context.Context) {
 	ctx, p.end = context.WithCancel(ctx)

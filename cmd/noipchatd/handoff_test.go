@@ -16,7 +16,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/noipchat/noipchat/daemon/client"
 	"github.com/noipchat/noipchat/daemon/control"
+	"github.com/noipchat/noipchat/daemon/message"
 )
 
 // theatre is a stage whose server was started from a path of its own, where other
@@ -33,7 +35,7 @@ func newTheatre(t *testing.T, patience time.Duration) *theatre {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	dir := t.TempDir()
-	h := &theatre{&stage{dir: dir, out: t.Output(), began: time.Now()}, t, ctx, filepath.Join(dir, "noipchatd")}
+	h := &theatre{&stage{dir: dir, out: io.Discard, began: time.Now()}, t, ctx, filepath.Join(dir, "noipchatd")}
 	t.Cleanup(func() {
 		h.kill(syscall.SIGKILL)
 		if strings.Contains(h.log.String(), "DATA RACE") {
@@ -371,4 +373,50 @@ func TestHandoffConfiguration(t *testing.T) {
 	_, err = f.settle(h.ctx)
 	h.must(err)
 	h.must(f.leave())
+}
+
+// TestHandoffLinked: of two servers one hands over again and again, while their users
+// talk: the link comes back, and everything arrives once.
+func TestHandoffLinked(t *testing.T) {
+	one, two := newTheatre(t, 2*time.Minute), newTheatre(t, 2*time.Minute)
+	config := func(h *theatre, name, more string) {
+		text := fmt.Sprintf("name = %q\nlog = \"stderr\"\n[[interface]]\nbind = %q\n%s", name, h.address, more)
+		h.must(os.WriteFile(filepath.Join(h.dir, "noipchat.toml"), []byte(text), 0o600))
+	}
+	config(one, "server1", "[[peer]]\nname = \"server2\"\n")
+	config(two, "server2", fmt.Sprintf("[[peer]]\nname = \"server1\"\n[[peer.link]]\nremote = %q\ntimeout = \"0s\"\n", one.address))
+	one.start()
+	two.start()
+	alice, err := one.cast(one.ctx, "alice", one.status().Key)
+	one.must(err)
+	bob, err := two.cast(two.ctx, "bob", two.status().Key)
+	one.must(err)
+	for _, p := range []*person{alice, bob} {
+		p.come(one.ctx)
+		defer p.leave()
+	}
+	var sent []client.Message
+	const handoffs, each = 5, 10
+	for range handoffs {
+		for range each {
+			m, err := alice.c.Send(one.ctx, client.Outgoing{To: []message.Address{bob.address()}, Body: fmt.Appendf(nil, "text %d", len(sent))})
+			one.must(err)
+			sent = append(sent, m)
+		}
+		_, err := one.admin.Handoff(one.ctx, "a test")
+		one.must(err)
+	}
+	for _, m := range sent {
+		one.must(alice.learns(one.ctx, one.stage, m, bob, message.Delivered))
+	}
+	have, err := bob.store.History(client.Query{Only: client.In})
+	one.must(err)
+	if len(have) != len(sent) {
+		t.Fatalf("bob has %d texts of %d", len(have), len(sent))
+	}
+	for i, m := range have {
+		if m.ID != sent[i].ID {
+			t.Errorf("bob has %q in place %d", m.Body, i)
+		}
+	}
 }

@@ -116,8 +116,9 @@ type Peers struct {
 	freshMu sync.Mutex
 	fresh   map[string]bool // servers that something came for whom nobody pumps; guarded by freshMu
 
-	mu      sync.Mutex // guards what follows; locks of Flows and queues come after it
-	ctx     context.Context
+	mu      sync.Mutex      // guards what follows; locks of Flows and queues come after it
+	ctx     context.Context // of Run; nil: no links
+	paused  context.Context // what ctx is after a pause
 	closed  bool
 	peers   map[string]*peer
 	table   *route.Table
@@ -299,7 +300,16 @@ func (p *Peers) Run(ctx context.Context) error {
 func (p *Peers) Close(why *message.Refusal) {
 	p.mu.Lock()
 	p.closed = true
-	var links []*link
+	links := p.stopLocked()
+	p.mu.Unlock()
+	for _, l := range links {
+		l.End(why)
+	}
+	p.wg.Wait()
+}
+
+// stopLocked ends all dialling, and returns the links, which are to be ended.
+func (p *Peers) stopLocked() (links []*link) {
 	for _, e := range p.peers {
 		if e.stop != nil {
 			e.stop()
@@ -308,11 +318,7 @@ func (p *Peers) Close(why *message.Refusal) {
 			links = append(links, e.link)
 		}
 	}
-	p.mu.Unlock()
-	for _, l := range links {
-		l.End(why)
-	}
-	p.wg.Wait()
+	return links
 }
 
 // keep dials a peer for as long as it is to be reached.

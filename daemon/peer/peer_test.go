@@ -144,3 +144,27 @@ func TestHole(t *testing.T) {
 		}
 	})
 }
+
+// TestPause: links end for a while, and what was sent meanwhile arrives after it.
+func TestPause(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		w.link("a", "b", 0)
+		a := w.servers["a"]
+		a.linked("b")
+		alice, bob := w.enter("alice", "a").come(), w.enter("bob", "b").come()
+		for n := range 3 {
+			a.peers.Pause(message.Defer(message.CodeStopping, 0, "for a test"))
+			m := alice.send(fmt.Sprint("meanwhile ", n), bob)
+			alice.learns(m, bob, message.Held)
+			time.Sleep(time.Minute)
+			if names := append(a.peers.Names(), w.servers["b"].peers.Names()...); len(names) != 0 {
+				t.Errorf("links in a pause: %q", names)
+			}
+			a.peers.Reclaim()
+			a.linked("b")
+			alice.learns(m, bob, message.Delivered)
+		}
+		bob.has("meanwhile 0", "meanwhile 1", "meanwhile 2")
+	})
+}

@@ -16,6 +16,7 @@ type State struct {
 	Conn         wire.State
 	Ours, Theirs wire.Window
 	Exceptions   bool
+	Overhead     int
 	Heard        int64 // after Options.Start, which goes on
 	Total        Traffic
 	Control      []byte // frames that were not sealed yet
@@ -71,7 +72,7 @@ func (p *Flow) Export() (State, error) {
 		return State{}, fmt.Errorf("%d of %d envelopes are not settled", in.next-in.first, in.next-1)
 	}
 	s := State{
-		Conn: conn, Ours: p.o.Ours, Theirs: p.o.Theirs, Exceptions: p.o.Exceptions, Heard: p.heard.Load(), Total: p.total,
+		Conn: conn, Ours: p.o.Ours, Theirs: p.o.Theirs, Exceptions: p.o.Exceptions, Overhead: p.o.Overhead, Heard: p.heard.Load(), Total: p.total,
 		Control: p.control, Told: in.told, Next: in.next, Owed: p.exceptions, OwesAck: p.owesAck,
 		First: out.first, Last: out.next, Said: out.exceptions,
 	}
@@ -92,7 +93,7 @@ func (p *Flow) Export() (State, error) {
 // Resume makes a Flow of a state, and attaches it to its queues. Of the Options it needs
 // Relay, Spool and Start. Nobody puts and nobody pumps until it has returned for all.
 func Resume(conn *wire.Conn, side Side, o Options, s State) *Flow {
-	o.Ours, o.Theirs, o.Exceptions, o.Greeting = s.Ours, s.Theirs, s.Exceptions, s.Control
+	o.Ours, o.Theirs, o.Exceptions, o.Overhead, o.Greeting = s.Ours, s.Theirs, s.Exceptions, s.Overhead, s.Control
 	o.Queues = nil
 	for _, name := range s.Queues {
 		o.Queues = append(o.Queues, o.Spool.Queue(name))
