@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/gob"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -627,5 +628,71 @@ func FuzzShort(f *testing.F) {
 		if part != nil && !bytes.HasPrefix(raw, part) {
 			t.Fatalf("%x is no beginning of %x", part, raw)
 		}
+	})
+}
+
+// handOn is what another process gets of a state.
+func handOn(t *testing.T, s State) (again State) {
+	t.Helper()
+	var b bytes.Buffer
+	if err := gob.NewEncoder(&b).Encode(s); err != nil {
+		t.Fatal(err)
+	}
+	if err := gob.NewDecoder(&b).Decode(&again); err != nil {
+		t.Fatal(err)
+	}
+	return again
+}
+
+// TestHandOnLanes: both ends of a slow line go to other processes again and again, in
+// the middle of pieces, parts and acks, and everything arrives once.
+func TestHandOnLanes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ta, tb := transport.MemoryLine("test", radio)
+		a, b := slowStates()
+		b.Lanes.Parts = []Part{nil, bytes.Repeat([]byte{1}, leastPart)} // the first is used
+		var out outbox
+		var in, acks inbox
+		for round := range 40 {
+			ca, cb := resume(t, ta, a), resume(t, tb, b)
+			if b := cb.lanes; b.Parts[0] != nil || len(b.Parts[1]) != leastPart {
+				t.Fatalf("parts are %v", b.Parts)
+			}
+			readA, readB := receive(ca, acks.each), receive(cb, in.each)
+			if round < 10 {
+				out.put(message.Priority(round%message.Priorities), 100+round*300)
+				out.put(message.Normal, 30)
+			}
+			ca.Flush(&out)
+			n := uint64(in.len())
+			if n > 0 {
+				var ack outbox
+				ack.say(AppendAck(nil, &Ack{Upto: n}))
+				cb.Flush(&ack)
+			}
+			time.Sleep(time.Duration(1+round) * 777 * time.Millisecond)
+			for end, read := range map[transport.Conn]<-chan error{ta: readA, tb: readB} {
+				if err := stop(end, read); !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Fatalf("round %d: a reader ended with %v", round, err)
+				}
+			}
+			a, b = handOn(t, ca.Export()), handOn(t, cb.Export())
+		}
+		ca, cb := resume(t, ta, a), resume(t, tb, b)
+		done := receive(cb, in.each)
+		ca.Flush(&out)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		same(t, out.given, in.got)
+		if len(out.given) != 20 {
+			t.Errorf("%d of 20 were given", len(out.given))
+		}
+		last := acks.acks[len(acks.acks)-1]
+		if have := numbers(last); len(have) < 10 {
+			t.Errorf("the last ack covers %v", have)
+		}
+		ca.Close()
+		cb.Close()
+		<-done
 	})
 }
