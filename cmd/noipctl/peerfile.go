@@ -146,7 +146,7 @@ func (a *app) putPeer(cmd *cobra.Command, f peerFile, l identity.Line, body stri
 		}
 	}
 	if err == nil {
-		_, err = config.LoadWith(f.main, f.path, text)
+		_, err = config.LoadWith(f.main, map[string]string{f.path: text})
 	}
 	if err == nil {
 		err = f.put(text)
@@ -228,7 +228,7 @@ func (a *app) peerRemove() *cobra.Command {
 				err = f.removable(peers[i], before)
 			}
 			if err == nil {
-				_, err = config.LoadWith(f.main, f.path, "")
+				_, err = config.LoadWith(f.main, map[string]string{f.path: ""})
 			}
 			if err == nil {
 				err = f.put("")

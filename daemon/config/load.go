@@ -26,23 +26,26 @@ bind = "192.0.2.1:10001"`
 // The error is of type Errors and has everything that is wrong in all files,
 // except that of a file with a syntax error it has only that.
 func Load(path string) (*Config, error) {
-	return LoadWith(path, "", "")
+	return LoadWith(path, nil)
 }
 
-// LoadWith is Load as if file, in conf.d, had this text, or were not there if the
-// text is empty: for who wants to know before he writes.
-func LoadWith(path, file, text string) (*Config, error) {
+// LoadWith is Load as if the files in texts, path itself or such in conf.d, had
+// these texts, or were not there if the text is empty: for who wants to know before
+// he writes.
+func LoadWith(path string, texts map[string]string) (*Config, error) {
 	l := newLoader(path)
 	files, err := filesOf(path)
 	if err != nil {
 		l.unread(confD(path), err)
 	}
-	if i := slices.Index(files, file); i < 0 && text != "" {
-		files = append(files, file)
-		slices.Sort(files[1:])
+	for f, text := range texts {
+		if text != "" && !slices.Contains(files, f) {
+			files = append(files, f)
+		}
 	}
+	slices.Sort(files[1:])
 	for _, f := range files {
-		if f != file {
+		if text, ok := texts[f]; !ok {
 			l.read(f)
 		} else if text != "" {
 			l.add(f, text)

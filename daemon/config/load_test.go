@@ -157,7 +157,7 @@ func TestLoadWith(t *testing.T) {
 	write(t, dir, "conf.d/c.toml", "max_hops = 3\n")
 	file := filepath.Join(dir, "conf.d", "b.toml")
 	for _, text := range []string{"log = 'stderr'\n", "max_hops = 4\n", "max_hop = 4\n", ""} {
-		have, haveErr := LoadWith(main, file, text)
+		have, haveErr := LoadWith(main, map[string]string{file: text})
 		if _, err := os.Stat(file); err == nil {
 			t.Fatal("it wrote the file")
 		}
@@ -168,7 +168,7 @@ func TestLoadWith(t *testing.T) {
 		if !reflect.DeepEqual(have, want) || fmt.Sprint(haveErr) != fmt.Sprint(wantErr) {
 			t.Errorf("%q: %v, %v, want %v, %v", text, have, haveErr, want, wantErr)
 		}
-		if without, err := LoadWith(main, file, ""); err != nil || without.MaxHops != 3 || without.Log != "journal" {
+		if without, err := LoadWith(main, map[string]string{file: ""}); err != nil || without.MaxHops != 3 || without.Log != "journal" {
 			t.Errorf("%q: without the file: %v, %v", text, without, err)
 		}
 		os.Remove(file)

@@ -33,9 +33,20 @@ type source struct {
 	tables   map[string]int // path in a [header] → its offset
 	elements map[string]int // path in a [[header]] → how many there are so far
 	twice    []Error        // keys and tables that are there already
-	open     int            // offset of what is not closed at the end, if there is such a thing
+	headers  []header       // in their order
+	spans    map[string]span
+	open     int // offset of what is not closed at the end, if there is such a thing
 	err      *Error
 }
+
+// header is the beginning of a table.
+type header struct {
+	path string
+	at   int
+}
+
+// span is where the value of a key is, from its first byte to behind its last.
+type span struct{ start, end int }
 
 // parse checks a TOML text and returns its values and where they are. The errors
 // are of this file, whose name the caller adds.
@@ -47,7 +58,7 @@ func parse(text string) (map[string]any, *source, []Error) {
 	if !strings.HasSuffix(text, "\n") {
 		text += "\n"
 	}
-	s := &source{text: text, open: -1, at: map[string]int{}, tables: map[string]int{}, elements: map[string]int{}}
+	s := &source{text: text, open: -1, at: map[string]int{}, tables: map[string]int{}, elements: map[string]int{}, spans: map[string]span{}}
 	for i := range len(text) {
 		if text[i] == '\n' {
 			s.newlines = append(s.newlines, i)
@@ -164,6 +175,7 @@ func (s *source) header() string {
 	} else {
 		s.tables[path] = start
 	}
+	s.headers = append(s.headers, header{path, start})
 	return path
 }
 
@@ -180,7 +192,11 @@ func (s *source) pair(path string) {
 		s.again(path, plain(path), start, first)
 	}
 	s.mark(path, start)
+	start = s.pos
 	s.value(path)
+	written := strings.TrimRight(s.text[start:s.pos], " \t")
+	value := strings.TrimLeft(written, " \t")
+	s.spans[path] = span{start + len(written) - len(value), start + len(written)}
 }
 
 // value reads over a value, noting what it contains.
