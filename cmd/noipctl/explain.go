@@ -16,7 +16,7 @@ func explain(err error) *cli.Error {
 	case errors.As(err, &bad):
 		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: bad.Hint()}
 	case errors.Is(err, control.ErrUnreachable) && errors.Is(err, fs.ErrNotExist):
-		return &cli.Error{Code: cli.ExitUnreachable, Err: err, Hint: "does it run (systemctl status noipchat)? It begins when there is a configuration, /etc/noipchat/noipchat.toml.\nOr is its socket elsewhere (--socket)?"}
+		return &cli.Error{Code: cli.ExitUnreachable, Err: err, Hint: "does it run (systemctl status noipchat)? It begins when there is a configuration: noipctl guide.\nOr is its socket elsewhere (--socket)?"}
 	case errors.Is(err, control.ErrUnreachable):
 		return &cli.Error{Code: cli.ExitUnreachable, Err: err, Hint: "does it run (systemctl status noipchat), and is that its socket (--socket)?"}
 	case errors.Is(err, control.ErrPermission):

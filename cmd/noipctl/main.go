@@ -1,6 +1,7 @@
 // Command noipctl administers the noipchatd of this machine: it says to the
 // daemon's control socket what was asked, and prints what comes back, as tables
-// or as JSON lines. It decides nothing, and of files it writes only those of peer add.
+// or as JSON lines. It decides nothing. Of files it writes those of peer add, and the
+// configuration, by the guide.
 package main
 
 import (
@@ -17,7 +18,7 @@ func main() {
 		Environment: [][2]string{{"NOIPCHAT_SOCKET", "Where the control socket is, unless --socket says so."}},
 		Files: [][2]string{
 			{defaultSocket, "The control socket. Who may open it may administer: root, the user noipchat, and the group noipchat-admin."},
-			{"/etc/noipchat/noipchat.toml", "The server's configuration; see noipchat.toml(5)."},
+			{defaultConfig, "The server's configuration, which the guide makes; see noipchat.toml(5)."},
 			{"/etc/noipchat/conf.d/peer-NAME.toml", "What peer add writes and peer remove deletes."},
 		},
 		SeeAlso: []string{"noipchat 1", "systemctl 1", "noipchat.toml 5", "noipchatd 8"},

@@ -35,7 +35,18 @@ func TestMain(m *testing.M) {
 			main()
 		},
 		"noipctl-bound": bound,
+		"hold":          hold,
 	})
+}
+
+// hold listens on a TCP port, says which, and goes when its input ends.
+func hold() {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(l.Addr())
+	io.Copy(io.Discard, os.Stdin)
 }
 
 // bound is noipctl for which the modes of files hold, also if it is root's: without

@@ -31,7 +31,16 @@ type peerFile struct {
 }
 
 func fileOf(s control.Status, peer string) peerFile {
-	return peerFile{s.Config.Path, filepath.Join(filepath.Dir(s.Config.Path), "conf.d", "peer-"+peer+".toml")}
+	return peerFile{s.Config.Path, peerPath(s.Config.Path, peer)}
+}
+
+func peerPath(main, peer string) string {
+	return filepath.Join(filepath.Dir(main), "conf.d", "peer-"+peer+".toml")
+}
+
+// peerHead is how the body of a file begins.
+func peerHead(peer string) string {
+	return fmt.Sprintf("# noipctl peer remove %[1]s deletes it, unless somebody has changed it.\n[[peer]]\nname = %[1]q\n", peer)
 }
 
 // linkFlags are what peer add says of the links.
@@ -96,8 +105,7 @@ func parsePeerLine(text string) (identity.Line, error) {
 // peerText is what the file says, after its first line.
 func peerText(l identity.Line, f linkFlags) (string, error) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# noipctl peer remove %s deletes it, unless somebody has changed it.\n", l.Server)
-	fmt.Fprintf(&b, "[[peer]]\nname = %q\n", l.Server)
+	b.WriteString(peerHead(l.Server))
 	if !l.Key.IsZero() {
 		fmt.Fprintf(&b, "key = %q\n", l.Key)
 	}
@@ -283,14 +291,13 @@ func isSealed(text string) bool {
 
 // look returns what the file says, "" if it isn't there, or that we may not change it.
 func (f peerFile) look() (string, error) {
-	const write = 2 // as access(2) has it
 	dir := filepath.Dir(f.path)
-	err := syscall.Access(dir, write)
+	err := writable(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = syscall.Access(filepath.Dir(dir), write)
+		err = writable(filepath.Dir(dir))
 	}
 	if err != nil {
-		return "", &fs.PathError{Op: "writing to", Path: dir, Err: err}
+		return "", err
 	}
 	b, err := os.ReadFile(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -299,12 +306,23 @@ func (f peerFile) look() (string, error) {
 	return string(b), err
 }
 
-// put makes the file say this, or deletes it if that is nothing. The file has the
+// writable tells why files can't be put into a folder.
+func writable(dir string) error {
+	const write = 2 // as access(2) has it
+	if err := syscall.Access(dir, write); err != nil {
+		return &fs.PathError{Op: "writing to", Path: dir, Err: err}
+	}
+	return nil
+}
+
+func (f peerFile) put(text string) error { return put(f.path, text) }
+
+// put makes a file say this, or deletes it if that is nothing. The file has the
 // group of its folder, so that the daemon may read it.
-func (f peerFile) put(text string) error {
-	dir := filepath.Dir(f.path)
+func put(path, text string) error {
+	dir := filepath.Dir(path)
 	if text == "" {
-		if err := durable.Remove(f.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := durable.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		return durable.SyncDir(dir)
@@ -315,13 +333,13 @@ func (f peerFile) put(text string) error {
 		}
 	}
 	// Written under a name that nobody reads, because it gets its group only then.
-	temp := filepath.Join(dir, "."+filepath.Base(f.path)+".new")
+	temp := filepath.Join(dir, "."+filepath.Base(path)+".new")
 	err := durable.WriteFile(temp, []byte(text), 0o640)
 	if err == nil {
 		err = groupOfFolder(temp)
 	}
 	if err == nil {
-		err = durable.Rename(temp, f.path)
+		err = durable.Rename(temp, path)
 	}
 	if err != nil {
 		os.Remove(temp)
@@ -352,18 +370,67 @@ func notAllowed(err error) bool {
 	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)
 }
 
-// showDiff shows the lines that go and those that come.
+// showDiff shows the lines that go and those that come, and those beside them.
 func showDiff(w io.Writer, path, before, after string) {
 	fmt.Fprintln(w, path+":")
-	old, now := strings.Split(before, "\n"), strings.Split(after, "\n")
-	for _, line := range old {
-		if !slices.Contains(now, line) {
-			fmt.Fprintln(w, "- "+cli.Sanitise(line))
+	old, now := strings.Split(strings.TrimSuffix(before, "\n"), "\n"), strings.Split(strings.TrimSuffix(after, "\n"), "\n")
+	changes := diff(old, now)
+	for i, c := range changes {
+		near := func(c string) bool { return c[0] != ' ' }
+		if slices.ContainsFunc(changes[max(0, i-2):min(len(changes), i+3)], near) {
+			fmt.Fprintln(w, cli.Sanitise(c))
 		}
 	}
-	for _, line := range now {
-		if !slices.Contains(old, line) {
-			fmt.Fprintln(w, "+ "+cli.Sanitise(line))
+}
+
+// diff tells how lines become others: "- " goes, "+ " comes, "  " stays; as many stay as
+// can.
+func diff(old, now []string) (all []string) {
+	same := 0
+	for same < min(len(old), len(now)) && old[same] == now[same] {
+		all = append(all, "  "+old[same])
+		same++
+	}
+	old, now = old[same:], now[same:]
+	var end []string
+	for len(old) > 0 && len(now) > 0 && old[len(old)-1] == now[len(now)-1] {
+		end = append(end, "  "+old[len(old)-1])
+		old, now = old[:len(old)-1], now[:len(now)-1]
+	}
+	slices.Reverse(end)
+	if len(old)*len(now) > 1<<22 { // nobody reads that
+		return append(append(all, fmt.Sprintf("- %d lines", len(old)), fmt.Sprintf("+ %d lines", len(now))), end...)
+	}
+	longest := make([][]int, len(old)+1) // of what stays, from a line of each on
+	for i := range longest {
+		longest[i] = make([]int, len(now)+1)
+	}
+	for i, a := range slices.Backward(old) {
+		for j, b := range slices.Backward(now) {
+			if longest[i][j] = max(longest[i+1][j], longest[i][j+1]); a == b {
+				longest[i][j] = longest[i+1][j+1] + 1
+			}
 		}
 	}
+	i, j := 0, 0
+	for i < len(old) && j < len(now) {
+		switch {
+		case old[i] == now[j]:
+			all = append(all, "  "+old[i])
+			i, j = i+1, j+1
+		case longest[i+1][j] >= longest[i][j+1]:
+			all = append(all, "- "+old[i])
+			i++
+		default:
+			all = append(all, "+ "+now[j])
+			j++
+		}
+	}
+	for _, line := range old[i:] {
+		all = append(all, "- "+line)
+	}
+	for _, line := range now[j:] {
+		all = append(all, "+ "+line)
+	}
+	return append(all, end...)
 }
