@@ -77,10 +77,14 @@ func up(t *testing.T, name, suite string, with ...string) *host {
 	return h
 }
 
-// boot makes a host of a suite with the programs and units of this tree.
-func boot(t *testing.T, suite string) *host {
+// boot makes a host of a suite with the programs and units of this tree, and Debian
+// packages besides the least.
+func boot(t *testing.T, suite string, with ...string) *host {
 	t.Helper()
-	h := up(t, "n"+suite[:2], suite)
+	if len(with) > 0 {
+		with = []string{"--with", strings.Join(with, ",")}
+	}
+	h := up(t, "n"+suite[:2], suite, with...)
 	files, err := filepath.Glob(filepath.Join(programs(t), "*"))
 	if err != nil {
 		t.Fatal(err)

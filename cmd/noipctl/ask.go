@@ -40,7 +40,7 @@ func newAsker(plain bool) asker {
 	if plain || !terminal || os.Getenv("TERM") == "dumb" || os.Getenv("TERM") == "" {
 		return byLine{os.Stdin, os.Stderr}
 	}
-	return form{}
+	return new(form)
 }
 
 // byLine asks line by line: for screen readers, terminals that can't do more, and

@@ -31,8 +31,9 @@ type deviceView struct {
 
 func (a *app) deviceList() *cobra.Command {
 	return &cobra.Command{
-		Use:   "list [NAME]",
-		Short: "list a user's devices, or everybody's",
+		Use:               "list [NAME]",
+		ValidArgsFunction: complete(false, a.userNames),
+		Short:             "list a user's devices, or everybody's",
 		Long: "Lists a user's devices, or everybody's. A suspended device took nothing for too long, and\n" +
 			"gets nothing more until its user logs in there with his password again.",
 		Example: "noipctl device list alice --json",
@@ -88,8 +89,9 @@ func (a *app) users(cmd *cobra.Command, args []string) ([]control.User, error) {
 
 func (a *app) deviceRemove() *cobra.Command {
 	return &cobra.Command{
-		Use:   "remove NAME DEVICE",
-		Short: "make a user's device unknown: a lost one, say",
+		Use:               "remove NAME DEVICE",
+		ValidArgsFunction: complete(false, a.userNames, a.deviceIDs),
+		Short:             "make a user's device unknown: a lost one, say",
 		Long: "Makes a user's device unknown. Its session ends, and its key logs in nowhere any more. What\n" +
 			"waits for it goes to the device that the user has had longest. DEVICE is its id, or the\n" +
 			"beginning of it.",

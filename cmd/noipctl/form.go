@@ -7,15 +7,17 @@ import (
 	"slices"
 	"strings"
 
+	tea "charm.land/bubbletea/v2"
 	"charm.land/huh/v2"
 
 	"github.com/noipchat/noipchat/cmd/cli"
 )
 
-// form asks on a terminal. What was answered stays above the next question.
-type form struct{}
+// form asks on a terminal, a question on the screen at a time, below the last answers;
+// when it is answered the screen is as it was before, with a line more.
+type form struct{ said []string }
 
-func (form) ask(q question) (words []string, err error) {
+func (f *form) ask(q question) (words []string, err error) {
 	var text string
 	words = slices.Clone(q.answer)
 	check := func(words []string) error {
@@ -44,17 +46,28 @@ func (form) ask(q question) (words []string, err error) {
 		text = strings.Join(words, " ")
 		field = huh.NewInput().Title(q.title).Description(q.about).Validate(typed).Value(&text)
 	}
-	err = huh.NewForm(huh.NewGroup(field)).WithInput(os.Stdin).WithOutput(os.Stderr).Run()
+	// What huh leaves on the screen when it ends is a part of its last picture, so it gets one of its own.
+	own := func(v tea.View) tea.View {
+		v.AltScreen = true
+		return v
+	}
+	above := strings.Join(f.said[max(0, len(f.said)-8):], "\n")
+	err = huh.NewForm(huh.NewGroup(field).Description(above)).WithInput(os.Stdin).WithOutput(os.Stderr).WithViewHook(own).Run()
 	switch {
 	case errors.Is(err, huh.ErrUserAborted):
 		return nil, &cli.Error{Code: cli.ExitRefused, Err: errors.New("given up; nothing was done")}
 	case err != nil:
 		return nil, fmt.Errorf("asking on the terminal: %w", err)
 	case q.secret:
-		return []string{text}, nil
+		words, text = []string{text}, "********"
 	case len(q.options) == 0 || !q.many:
-		return strings.Fields(text), nil
+		words = strings.Fields(text)
+	default:
+		text = strings.Join(words, " ")
 	}
+	line := cli.Sanitise(fmt.Sprintf("%-30s %s", q.title, strings.Join(strings.Fields(text), " ")))
+	fmt.Fprintln(os.Stderr, line)
+	f.said = append(f.said, line)
 	return words, nil
 }
 

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -175,7 +175,7 @@ func (g *guide) plan(files map[string]string, c *config.Config) {
 	}
 	switch {
 	case g.noStart:
-	case g.cold(c):
+	case g.cold(c), g.setup.have != nil && g.low(c, asOpen(g.setup.have)):
 		say("the server restarts, if it runs")
 	case onSystemd(g.path):
 		say("the server is started, or takes the change while it runs")
@@ -196,6 +196,22 @@ func (g *guide) plan(files map[string]string, c *config.Config) {
 // cold tells whether the running server can't take the change.
 func (g *guide) cold(c *config.Config) bool {
 	return g.setup.have != nil && slices.ContainsFunc(config.Diff(g.setup.have, c), func(c config.Change) bool { return !c.Hot })
+}
+
+// asOpen are the interfaces of a configuration, as if all were open.
+func asOpen(c *config.Config) (all []control.Interface) {
+	for _, i := range c.Interfaces {
+		all = append(all, control.Interface{Kind: i.Kind, Bind: i.Bind, State: control.Listening})
+	}
+	return all
+}
+
+// low tells whether a port below 1024 is added, which only systemd can open.
+func (g *guide) low(c *config.Config, open []control.Interface) bool {
+	return onSystemd(g.path) && slices.ContainsFunc(c.Interfaces, func(i config.Interface) bool {
+		a, err := netip.ParseAddrPort(i.Bind)
+		return err == nil && a.Port() < 1024 && !slices.ContainsFunc(open, func(s control.Interface) bool { return s.Bind == i.Bind && s.State == control.Listening })
+	})
 }
 
 func (g *guide) confirm() (what string, err error) {
@@ -314,7 +330,7 @@ func (g *guide) start(ctx context.Context, c *config.Config, undo func() error) 
 		}
 	}
 	switch {
-	case running && !g.cold(c):
+	case running && !g.cold(c) && !g.low(c, s.Interfaces):
 		if _, err := d.Reload(ctx, 0); err != nil {
 			if errors.Is(err, control.ErrConfig) {
 				err = errors.Join(err, undo())
@@ -324,12 +340,12 @@ func (g *guide) start(ctx context.Context, c *config.Config, undo func() error) 
 			return nil, err
 		}
 	case onSystemd(g.path):
-		argv := []string{"systemctl", "start", "noipchat.socket", "noipchat.service"}
+		do := "systemctl start noipchat.socket noipchat.service"
 		if running {
-			argv = []string{"systemctl", "restart", "noipchat.service"}
+			do = again
 		}
-		fmt.Fprintln(g.talk, strings.Join(argv, " "))
-		if _, err := run(ctx, argv...); err != nil {
+		fmt.Fprintln(g.talk, do)
+		if _, err := run(ctx, "sh", "-c", do); err != nil {
 			showFindings(g.talk, g.check(ctx, g.path))
 			return nil, &cli.Error{Code: cli.ExitUnreachable, Err: fmt.Errorf("the configuration is written, but the server does not start: %w", err), Hint: "noipctl check; journalctl -u noipchat"}
 		}

@@ -50,10 +50,11 @@ func (a *app) queueShow() *cobra.Command {
 	var limit int
 	var after string
 	cmd := &cobra.Command{
-		Use:     "show NAME",
-		Short:   "show the messages in a queue, without what they say",
-		Example: "noipctl queue show bob@server1 --limit 20",
-		Args:    cli.Args("NAME"),
+		Use:               "show NAME",
+		ValidArgsFunction: complete(false, a.queueNames),
+		Short:             "show the messages in a queue, without what they say",
+		Example:           "noipctl queue show bob@server1 --limit 20",
+		Args:              cli.Args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if limit < 1 || limit > control.PageMax {
 				return cli.Misuse("use --after ID for the next ones", "--limit %d: want 1 to %d", limit, control.PageMax)
@@ -94,10 +95,11 @@ func (a *app) queueShow() *cobra.Command {
 
 func (a *app) queueRemove() *cobra.Command {
 	return &cobra.Command{
-		Use:     "remove NAME ID…",
-		Short:   "take messages out of a queue; their senders are told",
-		Example: "noipctl queue remove bob@server1 00112233445566778899aabbccddeeff",
-		Args:    cli.Args("NAME", "ID…"),
+		Use:               "remove NAME ID…",
+		ValidArgsFunction: complete(true, a.queueNames, a.messageIDs),
+		Short:             "take messages out of a queue; their senders are told",
+		Example:           "noipctl queue remove bob@server1 00112233445566778899aabbccddeeff",
+		Args:              cli.Args("NAME", "ID…"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ids := make([]message.ID, len(args)-1)
 			for i, arg := range args[1:] {

@@ -48,10 +48,11 @@ func (a *app) sessionList() *cobra.Command {
 
 func (a *app) sessionClose() *cobra.Command {
 	return &cobra.Command{
-		Use:     "close ID",
-		Short:   "close a session; its client may come back",
-		Example: "noipctl session close 17",
-		Args:    cli.Args("ID"),
+		Use:               "close ID",
+		ValidArgsFunction: complete(false, a.sessionIDs),
+		Short:             "close a session; its client may come back",
+		Example:           "noipctl session close 17",
+		Args:              cli.Args("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := a.daemon().CloseSession(cmd.Context(), args[0]); err != nil {
 				return err

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,19 +21,42 @@ func (a *app) statusCommand() *cobra.Command {
 		Long:  "Shows what runs, since when, and with which configuration. Exits 0 if the server runs, 69 if not.\nThe counters are in --json only.",
 		Args:  cli.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := a.daemon().Status(cmd.Context())
+			v, err := a.survey(cmd.Context())
 			if err != nil {
 				return err
 			}
 			if a.json {
-				return cli.JSON(cmd.OutOrStdout(), s)
+				return cli.JSON(cmd.OutOrStdout(), v.Status)
 			}
-			return statusTable(s).Write(cmd.OutOrStdout(), "")
+			return v.table().Write(cmd.OutOrStdout(), "")
 		},
 	}
 }
 
-func statusTable(s control.Status) *cli.Table {
+// survey is the status, and what it only counts.
+type survey struct {
+	control.Status
+	queues []control.Queue
+	peers  []control.Peer
+}
+
+func (a *app) survey(ctx context.Context) (v survey, err error) {
+	if v.Status, err = a.daemon().Status(ctx); err != nil || a.json {
+		return v, err
+	}
+	if v.queues, err = a.daemon().Queues(ctx); err != nil {
+		return v, err
+	}
+	v.peers, err = a.daemon().Peers(ctx)
+	return v, err
+}
+
+// shown are how many queues a screen has room for.
+const shown = 5
+
+// table is the survey on one screen.
+func (v survey) table() *cli.Table {
+	s := v.Status
 	t := new(cli.Table)
 	t.Row("server", s.Server)
 	t.Row("running", fmt.Sprintf("since %s (%s), pid %d, version %s", when(s.Started), cli.Age(time.Since(s.Started)), s.PID, s.Version))
@@ -63,6 +89,8 @@ func statusTable(s control.Status) *cli.Table {
 		waiting += ", the oldest for " + seconds(s.Queues.OldestSeconds)
 	}
 	t.Row("queues", waiting)
+	v.queueRows(t)
+	v.peerRows(t)
 	disk := fmt.Sprintf("%s free, of which %s are kept in reserve", cli.Size(s.Disk.Free), cli.Size(s.Disk.Reserve))
 	if s.Disk.Full {
 		disk = "FULL, nothing is accepted: " + disk
@@ -75,6 +103,80 @@ func statusTable(s control.Status) *cli.Table {
 		t.Row("notice", n)
 	}
 	return t
+}
+
+// queueRows draws the largest queues.
+func (v survey) queueRows(t *cli.Table) {
+	queues := slices.SortedFunc(slices.Values(v.queues), func(a, b control.Queue) int { return cmp.Compare(b.Messages, a.Messages) })
+	width := 0
+	for _, q := range queues[:min(len(queues), shown)] {
+		width = max(width, len(q.Name))
+	}
+	for n, q := range queues {
+		if n == shown {
+			t.Row(" ", fmt.Sprintf("and %d more: noipctl queue list", len(queues)-shown))
+			break
+		}
+		line := fmt.Sprintf("%-*s %s %d for %s", width, q.Name, bar(q.Messages, queues[0].Messages), q.Messages, seconds(q.OldestSeconds))
+		if q.Online {
+			line += ", online"
+		}
+		if q.Suspended {
+			line += ", suspended"
+		}
+		t.Row(" ", line)
+	}
+}
+
+// bar is n of most, in a row of twelve.
+func bar(n, most int) string {
+	const width = 12
+	full := (n*width + most - 1) / max(most, 1)
+	return strings.Repeat("█", full) + strings.Repeat("░", width-full)
+}
+
+// peerRows draws the links to other servers.
+func (v survey) peerRows(t *cli.Table) {
+	if len(v.peers) == 0 {
+		return
+	}
+	up, width := 0, 0
+	for _, p := range v.peers {
+		width = max(width, len(p.Name))
+		if p.State == control.Up {
+			up++
+		}
+	}
+	t.Row("peers", fmt.Sprintf("%d, up %d", len(v.peers), up))
+	for _, p := range v.peers {
+		line := "├╌╌╌✗ "
+		switch p.State {
+		case control.Up:
+			line = "├════▶ "
+		case control.Connecting:
+			line = "├╌╌╌▷ "
+		}
+		line += fmt.Sprintf("%-*s %s", width, p.Name, p.State)
+		if !p.Since.IsZero() {
+			line += " for " + cli.Age(time.Since(p.Since))
+		}
+		if p.Remote != "" {
+			line += ", " + p.Kind + " " + p.Remote
+		}
+		if p.RTTSeconds > 0 {
+			line += fmt.Sprintf(", %.0f ms", p.RTTSeconds*1000)
+		}
+		if p.Messages > 0 {
+			line += fmt.Sprintf(", %d wait", p.Messages)
+		}
+		if p.Standing == "waiting" || p.Standing == "distrusted" {
+			line += ", " + p.Standing
+		}
+		if e := trouble(p); e != "" {
+			line += ": " + e
+		}
+		t.Row(" ", line)
+	}
 }
 
 // when writes a time for people, in their zone.

@@ -8,10 +8,11 @@ import (
 
 func (a *app) traceCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "trace ID",
-		Short:   "show what became of a message",
-		Example: "noipctl trace 00112233445566778899aabbccddeeff",
-		Args:    cli.Args("ID"),
+		Use:               "trace ID",
+		ValidArgsFunction: complete(false, a.waitingIDs),
+		Short:             "show what became of a message",
+		Example:           "noipctl trace 00112233445566778899aabbccddeeff",
+		Args:              cli.Args("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := parseID(args[0])
 			if err != nil {

@@ -79,10 +79,11 @@ func (a *app) userAdd() *cobra.Command {
 func (a *app) userPasswd() *cobra.Command {
 	var stdin bool
 	cmd := &cobra.Command{
-		Use:     "passwd NAME",
-		Short:   "set a user's password; his devices stay logged in",
-		Example: "noipctl user passwd alice",
-		Args:    cli.Args("NAME"),
+		Use:               "passwd NAME",
+		ValidArgsFunction: complete(false, a.userNames),
+		Short:             "set a user's password; his devices stay logged in",
+		Example:           "noipctl user passwd alice",
+		Args:              cli.Args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			who, err := a.local(cmd, args[0])
 			if err != nil {
@@ -138,10 +139,11 @@ func (a *app) userList() *cobra.Command {
 
 func (a *app) userShow() *cobra.Command {
 	return &cobra.Command{
-		Use:     "show NAME",
-		Short:   "show a user and his devices",
-		Example: "noipctl user show alice",
-		Args:    cli.Args("NAME"),
+		Use:               "show NAME",
+		ValidArgsFunction: complete(false, a.userNames),
+		Short:             "show a user and his devices",
+		Example:           "noipctl user show alice",
+		Args:              cli.Args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			who, err := a.local(cmd, args[0])
 			if err != nil {
@@ -175,21 +177,23 @@ func (a *app) userShow() *cobra.Command {
 
 func (a *app) userDisable() *cobra.Command {
 	return &cobra.Command{
-		Use:     "disable NAME",
-		Short:   "keep a user out",
-		Example: "noipctl user disable alice",
-		Args:    cli.Args("NAME"),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.setDisabled(cmd, args[0], true, "disabled") },
+		Use:               "disable NAME",
+		ValidArgsFunction: complete(false, a.userNames),
+		Short:             "keep a user out",
+		Example:           "noipctl user disable alice",
+		Args:              cli.Args("NAME"),
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.setDisabled(cmd, args[0], true, "disabled") },
 	}
 }
 
 func (a *app) userEnable() *cobra.Command {
 	return &cobra.Command{
-		Use:     "enable NAME",
-		Short:   "let a user in again",
-		Example: "noipctl user enable alice",
-		Args:    cli.Args("NAME"),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.setDisabled(cmd, args[0], false, "enabled") },
+		Use:               "enable NAME",
+		ValidArgsFunction: complete(false, a.userNames),
+		Short:             "let a user in again",
+		Example:           "noipctl user enable alice",
+		Args:              cli.Args("NAME"),
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.setDisabled(cmd, args[0], false, "enabled") },
 	}
 }
 
@@ -207,10 +211,11 @@ func (a *app) setDisabled(cmd *cobra.Command, name string, disabled bool, done s
 func (a *app) userRemove() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
-		Use:     "remove NAME",
-		Short:   "remove a user, his devices and what waits for him",
-		Example: "noipctl user remove alice --yes",
-		Args:    cli.Args("NAME"),
+		Use:               "remove NAME",
+		ValidArgsFunction: complete(false, a.userNames),
+		Short:             "remove a user, his devices and what waits for him",
+		Example:           "noipctl user remove alice --yes",
+		Args:              cli.Args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			who, err := a.local(cmd, args[0])
 			if err != nil {

@@ -1,0 +1,122 @@
+package packaging_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// TestGuide is an admin's first day: two fresh hosts, one behind NAT; the guide on both,
+// once by flags and once by hand; then everything that check finds, provoked.
+func TestGuide(t *testing.T) {
+	h := boot(t, "bookworm", "tmux", "ufw", "firewalld", "nftables")
+	address := strings.Fields(h.sh("hostname -I"))[0]
+
+	// By hand, in a terminal.
+	screen := func() string { return h.sh("tmux capture-pane -p") }
+	await := func(text string) {
+		t.Helper()
+		h.sh(fmt.Sprintf("for i in $(seq 200); do tmux capture-pane -p | grep -qF %q && exit; sleep 0.1; done; tmux capture-pane -p; exit 1", text))
+	}
+	h.sh("export LANG=C.UTF-8 TERM=xterm-256color; tmux -u new-session -d -x 110 -y 50 'noipctl guide; tmux wait-for -S ended; sleep 1d'")
+	for _, answer := range []struct{ question, keys string }{
+		{"The name of this server", "C-u server1 Enter"}, {"The port", "Enter"}, {"The addresses to listen on", "Enter"},
+		{"is private: others in this network reach it", "Enter"}, {"Who may make an account", "Down Enter"},
+		{"The first user", "alice Enter"}, {"How alice comes in", "Enter"}, {"Other servers", "Enter"}, {"Where the log goes", "Enter"}, {"firewalld lets nobody in at port 10001", "Up Enter"},
+	} {
+		await(answer.question)
+		if answer.question == "Who may make an account" {
+			t.Log("\n" + screen())
+		}
+		h.sh("tmux send-keys " + answer.keys)
+	}
+	await("Shall it?")
+	t.Log("\n" + screen())
+	h.want("ls /etc/noipchat; systemctl is-active noipchat.service || true", "conf.d\ninactive")
+	h.sh("tmux send-keys Enter; tmux wait-for ended")
+	last := screen()
+	t.Log("\n" + last)
+	for _, part := range []string{"noipctl check:", "noipchat join 'noipchat://server1@", "█ ▄▄▄▄▄ █"} {
+		if all := h.sh("tmux capture-pane -p -S -200"); !strings.Contains(all, part) {
+			t.Errorf("the last screen is without %q:\n%s", part, all)
+		}
+	}
+	h.want("stat -c '%U:%G %a' /etc/noipchat/noipchat.toml; systemctl is-active noipchat.service noipchat.socket", "root:noipchat 640\nactive\nactive")
+	h.want("cat /etc/noipchat/noipchat.toml", `name = "server1"`, `public = ["`+address+`:10001"]`, `mode = "invite"`)
+	h.want(`noipchat join "$(noipctl user invite bob)" --password-stdin <<<'correct horse' && noipctl user list`, "bob")
+	h.want("noipctl check --json | grep -c error || true", "0")
+
+	// Again, by flags: an edit, and what it adds.
+	h.sh("sed -i '1s/^/# mine\\n/' /etc/noipchat/noipchat.toml")
+	h.want("noipctl guide --yes --user carol --invite --listen 0.0.0.0:10001 --listen [::]:10001 --listen 127.0.0.1:443", `+ bind = "127.0.0.1:443"`, "the server restarts", "noipchat join")
+	h.want(connect+"connect 127.0.0.1 443; connect 127.0.0.1 10001; noipctl check || true", "443 up\n10001 up")
+	h.want("head -1 /etc/noipchat/noipchat.toml; ls /etc/noipchat", "# mine", "noipchat.toml.2")
+}
+
+// ill provokes a finding of check, and sees it go.
+func (h *host) ill(about, what, cause, cure string) {
+	h.t.Helper()
+	h.sh(cause)
+	found, _ := h.try("noipctl check --json")
+	told := false
+	for line := range strings.Lines(found) {
+		told = told || strings.Contains(line, `"about":"`+about+`"`) && strings.Contains(line, what) && !strings.Contains(line, `"type":""`)
+	}
+	if !told {
+		h.t.Errorf("after %s\ncheck doesn't tell of %s: %s\n%s", cause, about, what, found)
+	}
+	h.sh(cure)
+	if found, _ := h.try("noipctl check --json"); strings.Contains(found, what) {
+		h.t.Errorf("after %s\ncheck still tells of %s: %s\n%s", cure, about, what, found)
+	}
+}
+
+// TestCheck provokes on a host what cmd/noipctl can't in a process.
+func TestCheck(t *testing.T) {
+	h := boot(t, "bookworm", "ufw", "firewalld", "nftables")
+	h.sh("systemctl disable --now firewalld 2>/dev/null; nft flush ruleset; timedatectl set-ntp true 2>/dev/null; noipctl guide --yes --name server1 --listen 0.0.0.0:10001; printf '[limits]\\nsessions = 1000\\n' >>/etc/noipchat/noipchat.toml; noipctl reload")
+	const all = "systemctl daemon-reload; systemctl reset-failed 'noipchat*' 2>/dev/null; systemctl start noipchat.socket noipchat.service; noipctl status >/dev/null"
+
+	h.ill("running", "the server does not run", "systemctl stop noipchat.socket noipchat.service", all)
+	h.ill("unit", "noipchat.service is masked", "systemctl stop noipchat.socket noipchat.service; systemctl -q mask noipchat.service", "systemctl -q unmask noipchat.service; "+all)
+	h.ill("unit", "noipchat.socket is disabled", "systemctl -q disable noipchat.socket", "systemctl -q enable noipchat.socket")
+	h.ill("unit", "is overridden by /etc/systemd/system/noipchat.service", "cp /usr/lib/systemd/system/noipchat.service /etc/systemd/system/; systemctl daemon-reload", "rm /etc/systemd/system/noipchat.service; systemctl daemon-reload")
+	const drop = "mkdir -p /etc/systemd/system/noipchat.service.d; printf '[Service]\\n%s\\n' >/etc/systemd/system/noipchat.service.d/override.conf"
+	const undrop = "rm -r /etc/systemd/system/noipchat.service.d; systemctl daemon-reload; systemctl restart noipchat; noipctl status >/dev/null"
+	h.ill("unit", "override.conf", fmt.Sprintf(drop, "Nice=1")+"; systemctl daemon-reload", undrop)
+	h.ill("unit", "systemd has the old one", fmt.Sprintf(drop, "Nice=1")+"; systemctl daemon-reload; touch -d '+1 min' /etc/systemd/system/noipchat.service.d/override.conf", undrop)
+	h.ill("descriptors", "may open 2000 files", fmt.Sprintf(drop, "LimitNOFILE=2000")+"; systemctl daemon-reload; systemctl restart noipchat; noipctl status >/dev/null", undrop)
+	h.ill("generator", "lacks 1 (tcp 127.0.0.1:10005)", "printf '\\n[[interface]]\\nbind = \"127.0.0.1:10005\"\\n' >>/etc/noipchat/noipchat.toml; noipctl reload", "systemctl daemon-reload")
+
+	h.ill("owner", "may not read /etc/noipchat/noipchat.toml", "chmod 600 /etc/noipchat/noipchat.toml", "systemd-tmpfiles --create noipchat.conf; noipctl reload")
+	h.ill("owner", "can be written by others", "chmod 666 /etc/noipchat/noipchat.toml", "systemd-tmpfiles --create noipchat.conf")
+	h.ill("owner", "has another owner", "chown root /var/lib/noipchat/users", "chown -R noipchat: /var/lib/noipchat")
+	h.ill("owner", "is not the user noipchat's", "chown root /var/lib/noipchat", "chown -R noipchat: /var/lib/noipchat")
+	h.ill("key", "key is gone", "mv /var/lib/noipchat/key /root/", "mv /root/key /var/lib/noipchat/")
+	h.ill("clock", "was put back", "touch -d '+3 days' /var/lib/noipchat/key", "touch /var/lib/noipchat/key")
+
+	// Another program has the port; another machine the address.
+	h.ill("port", "port 10007 is taken: systemd-socket-, pid ",
+		"systemd-run -q --unit=taker systemd-socket-activate -l 127.0.0.1:10007 /bin/cat; until ss -ltn | grep -q :10007; do sleep 0.1; done\n"+
+			"printf '\\n[[interface]]\\nbind = \"127.0.0.1:10007\"\\n' >>/etc/noipchat/noipchat.toml; noipctl reload || true",
+		"systemctl stop taker; noipctl reload")
+	h.ill("address", "10.99.99.9:10001 is no address of this machine", "cp -p /etc/noipchat/noipchat.toml /root/good; noipctl guide --yes --no-start --listen 10.99.99.9:10001", "cp -p /root/good /etc/noipchat/noipchat.toml; noipctl reload")
+	h.ill("public", "which is on this machine, but no interface listens there", "echo 'public = [\"'$(hostname -I | cut -d' ' -f1)':4\"]' >>/etc/noipchat/noipchat.toml; noipctl reload", "cp -p /root/good /etc/noipchat/noipchat.toml; noipctl reload")
+
+	// Each firewall, and that what check says to type helps.
+	typed := func() string {
+		return "noipctl check --json | sed -n 's/.*\"about\":\"firewall\".*\"type\":\"\\([^#\"]*\\).*/\\1/p' | sh"
+	}
+	h.ill("firewall", "ufw lets nobody in at port 10001", "ufw --force enable", typed())
+	h.sh("ufw --force disable; systemctl start firewalld")
+	h.ill("firewall", "firewalld lets nobody in at port 10001", "firewall-cmd --state", typed())
+	h.sh("systemctl stop firewalld; nft flush ruleset")
+	h.ill("firewall", "nftables lets nobody in at port 10001", "nft add table inet filter; nft add chain inet filter input '{ type filter hook input priority 0; policy drop; }'; nft add rule inet filter input iif lo accept", typed())
+	h.sh("nft flush ruleset")
+
+	// A small disk, and a full one.
+	h.sh("systemctl stop noipchat.socket noipchat.service; mount -t tmpfs -o size=300M,mode=700,uid=$(id -u noipchat),gid=$(id -g noipchat) tmpfs /var/lib/noipchat")
+	h.ill("disk", "is nearly full", all, "systemctl stop noipchat.socket noipchat.service; umount /var/lib/noipchat; "+all)
+	h.want("noipctl check || true", "")
+	t.Log("\n" + h.sh("noipctl check || true"))
+}
