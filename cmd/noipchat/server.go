@@ -1,9 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/netip"
+	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -126,9 +131,14 @@ func (a *app) serverImport() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use: "import LINE", Short: "take your home server's addresses and key from a line of its admin's",
-		Example: "noipchat server import 'noipchat://server1@203.0.113.5:10001/?key=noip1…'",
+		Long: "Takes your home server's addresses and key from a line of its admin's; or its addresses from the\n" +
+			"Servers.json of the older client, in the place of LINE.",
+		Example: "noipchat server import 'noipchat://server1@203.0.113.5:10001/?key=noip1…'\nnoipchat server import ./Servers.json",
 		Args:    cli.Args("LINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if strings.HasSuffix(args[0], ".json") {
+				return a.importOlder(cmd, args[0])
+			}
 			l, err := identity.ParseLine(args[0])
 			if err != nil {
 				return cli.Misuse("copy it whole, and quote it", "%w", err)
@@ -156,4 +166,51 @@ func (a *app) serverImport() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "take another key than the one that is known")
 	return cmd
+}
+
+// importOlder adds the addresses that the older client's list has of the home server.
+func (a *app) importOlder(cmd *cobra.Command, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, 1<<20)) // a longer one is cut, and no JSON any more
+	if err != nil {
+		return err
+	}
+	return a.account(func(store *client.Store, account *client.Account) error {
+		addresses, err := olderAddresses(text, account.Address.Server())
+		if err != nil {
+			return cli.Misuse("it is the list of the older client: [{\"Name\": …, \"IP\": …, \"Port\": …}]", "%s: %w", path, err)
+		}
+		return a.setServers(cmd, store, account, addresses)
+	})
+}
+
+// olderAddresses are those of a server in the older client's Servers.json.
+func olderAddresses(text []byte, server string) (all []string, err error) {
+	var list []struct {
+		Name, IP string
+		Port     uint16
+	}
+	if err := json.Unmarshal(text, &list); err != nil {
+		return nil, err
+	}
+	for _, s := range list {
+		if strings.ToLower(strings.TrimSpace(s.Name)) != server {
+			continue
+		}
+		ip, err := netip.ParseAddr(strings.TrimSpace(s.IP))
+		if err != nil || s.Port == 0 || ip.Zone() != "" {
+			return nil, fmt.Errorf("%s: %.60q with port %d: want an IP address and a port", server, s.IP, s.Port)
+		}
+		if address := netip.AddrPortFrom(ip.Unmap(), s.Port).String(); !slices.Contains(all, address) {
+			all = append(all, address)
+		}
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("it has no server %s", server)
+	}
+	return all, nil
 }
