@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -168,6 +169,31 @@ func TestCheckOwner(t *testing.T) {
 	p.must(os.Chown(filepath.Join(p.state, "users"), 65534, 65534))
 	if found := p.check(t.Context(), p.config); !slices.ContainsFunc(found, func(f finding) bool { return f.About == "owner" && strings.Contains(f.What, "users has another owner") }) {
 		t.Errorf("%q", found)
+	}
+}
+
+// TestCheckLinks: a peer that refuses us, and one that shows another key than we have of it,
+// are found, and why.
+func TestCheckLinks(t *testing.T) {
+	there := newPatient(t, strings.Replace(well, "server1", "server2", 1))
+	link := "\n[[peer]]\nname = \"server2\"\nkey = \"%s\"\n[[peer.link]]\nkind = \"unix\"\nremote = \"" + filepath.Join(there.dir, "chat.sock") + "\"\ntimeout = \"0s\"\n"
+	s, err := there.daemon().Status(t.Context())
+	there.must(err)
+	for key, about := range map[string]string{s.Key: "peer", serverKey(9).String(): "key"} {
+		here := newPatient(t, well+fmt.Sprintf(link, key))
+		enough := time.After(20 * time.Second)
+		for {
+			found := here.check(t.Context(), here.config)
+			if slices.ContainsFunc(found, func(f finding) bool { return f.About == about && strings.HasPrefix(f.What, "server2 ") }) {
+				t.Logf("%q", found)
+				break
+			}
+			select {
+			case <-enough:
+				t.Fatalf("nothing of %s: %q", about, found)
+			case <-time.After(20 * time.Millisecond): // between two attempts
+			}
+		}
 	}
 }
 

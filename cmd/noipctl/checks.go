@@ -420,7 +420,11 @@ func (c *checkup) names() {
 func (c *checkup) links() {
 	for _, p := range c.peers {
 		if p.State != control.Up && p.Error != "" && p.RefusedFingerprint == "" {
-			c.add(mild, "peer", "noipctl peer show "+p.Name, "%s is not connected, and %d messages wait for it: %s", p.Name, p.Messages, p.Error)
+			do := "noipctl peer show " + p.Name
+			if strings.Contains(p.Error, "doesn't know this server") {
+				do = "noipctl peer line   # and on " + p.Name + ": noipctl peer add, with that line"
+			}
+			c.add(mild, "peer", do, "%s is not connected, and %d messages wait for it: %s", p.Name, p.Messages, p.Error)
 		}
 		if p.Standing == "distrusted" && p.Origin != "" {
 			c.add(mild, "peer", "noipctl peer trust "+p.Name+"   # or: noipctl peer remove "+p.Name, "%s is configured, and distrusted", p.Name)

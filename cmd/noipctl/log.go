@@ -258,7 +258,13 @@ func parseText(line string) event {
 	said := false
 	for rest := line; rest != ""; {
 		key, after, found := strings.Cut(rest, "=")
-		if !found || key == "" || strings.ContainsAny(key, " \"") {
+		if quoted, err := strconv.QuotedPrefix(rest); err == nil { // "again in"=1s
+			key, _ = strconv.Unquote(quoted)
+			after, found = strings.CutPrefix(rest[len(quoted):], "=")
+		} else if strings.ContainsAny(key, " \"") {
+			found = false
+		}
+		if !found || key == "" {
 			return event{level: "info", text: line}
 		}
 		value := after

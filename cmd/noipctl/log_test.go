@@ -21,13 +21,13 @@ func TestParseLog(t *testing.T) {
 	var text, journal bytes.Buffer
 	logs := map[*bytes.Buffer]*slog.Logger{&text: slog.New(slog.NewTextHandler(&text, nil)), &journal: slog.New(systemd.NewHandler(&journal, slog.LevelInfo))}
 	for b, log := range logs {
-		log.Warn("a device = \"odd\"", "user", "alice@server1", "reason", "two\nlines = \x1b", "empty", "", "n", 7)
+		log.Warn("a device = \"odd\"", "user", "alice@server1", "reason", "two\nlines = \x1b", "empty", "", "again in", 7)
 		line := strings.TrimSpace(b.String())
 		if b == &journal {
 			line = strings.TrimPrefix(line, "<4>")
 		}
 		e := parseText(line)
-		want := []field{{"user", "alice@server1"}, {"reason", "two\nlines = \x1b"}, {"empty", ""}, {"n", "7"}}
+		want := []field{{"user", "alice@server1"}, {"reason", "two\nlines = \x1b"}, {"empty", ""}, {"again in", "7"}}
 		if e.text != "a device = \"odd\"" || !slices.Equal(e.fields, want) {
 			t.Errorf("%s\nis %+v", line, e)
 		}
