@@ -2,12 +2,45 @@ package packaging_test
 
 import (
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 )
 
-// TestGuide is an admin's first day: two fresh hosts, one behind NAT; the guide on both,
-// once by flags and once by hand; then everything that check finds, provoked.
+// TestTwoServers joins two fresh hosts, one of them behind NAT, by nothing but the guide and
+// each other's line; then their users talk.
+func TestTwoServers(t *testing.T) {
+	open := up(t, "o", "bookworm")
+	const net = "behind" // it outlives the test: the tool takes networks down with all hosts only
+	exec.Command(open.lab, "net", "add", net, "--nat", "lan").Run()
+	hidden := up(t, "h", "bookworm", "--net", net)
+	hidden.tool("net", "dnat", net, "10001", hidden.name)
+	open.equip()
+	hidden.equip()
+	address := strings.Fields(open.sh("hostname -I"))[0]
+	router := strings.Fields(open.sh("getent ahostsv4 " + net + "-gw"))[0]
+
+	hidden.want("noipctl guide --yes --no-start --name server2 --listen $(hostname -I | cut -d' ' -f1):10001", `bind = "10.`)
+	const guide = "noipctl guide --yes --name %s --public %s:10001 --register invite --user %s --invite | grep -o \"noipchat join '[^']*'\""
+	alice := open.sh(fmt.Sprintf(guide, "server1", address, "alice"))
+	bob := hidden.sh(fmt.Sprintf(guide, "server2", router, "bob"))
+	lineOfOpen, lineOfHidden := open.sh("noipctl peer line"), hidden.sh("noipctl peer line")
+	if !strings.Contains(lineOfHidden, "@"+router+":10001/") {
+		t.Errorf("the line of the server behind NAT is %s", lineOfHidden)
+	}
+	open.sh("noipctl peer add '" + lineOfHidden + "'")
+	hidden.sh("noipctl guide --yes --peer '" + lineOfOpen + "'")
+	open.sh(alice + " --password-stdin <<<'correct horse'")
+	hidden.sh(bob + " --password-stdin <<<'correct horse'")
+
+	open.sh("noipchat send bob@server2 -m 'are you there?' --wait held --timeout 30s")
+	hidden.want("noipchat receive --timeout 30s", "are you there?")
+	hidden.sh("noipchat send alice@server1 -m 'behind a router' --wait held --timeout 30s")
+	open.want("noipchat receive --timeout 30s", "behind a router")
+	t.Log("\n" + open.sh("noipctl status; noipctl log --peer server2; noipctl check || true"))
+}
+
+// TestGuide is the guide in a terminal.
 func TestGuide(t *testing.T) {
 	h := boot(t, "bookworm", "tmux", "ufw", "firewalld", "nftables")
 	address := strings.Fields(h.sh("hostname -I"))[0]

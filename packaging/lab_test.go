@@ -85,9 +85,16 @@ func boot(t *testing.T, suite string, with ...string) *host {
 		with = []string{"--with", strings.Join(with, ",")}
 	}
 	h := up(t, "n"+suite[:2], suite, with...)
-	files, err := filepath.Glob(filepath.Join(programs(t), "*"))
+	h.equip()
+	return h
+}
+
+// equip installs the programs and units of this tree there.
+func (h *host) equip() {
+	h.t.Helper()
+	files, err := filepath.Glob(filepath.Join(programs(h.t), "*"))
 	if err != nil {
-		t.Fatal(err)
+		h.t.Fatal(err)
 	}
 	h.sh("mkdir -p /usr/lib/noipchat && ln -s ../lib/noipchat/noipchatd ../lib/noipchat/noipctl ../lib/noipchat/noipchat /usr/bin/")
 	h.tool(append(append([]string{"push", h.name}, files...), "/usr/lib/noipchat/")...)
@@ -98,7 +105,6 @@ func boot(t *testing.T, suite string, with ...string) *host {
 ln -s ../../../bin/noipchatd /usr/lib/systemd/system-generators/noipchat-generator
 systemd-sysusers noipchat.conf && systemd-tmpfiles --create noipchat.conf
 systemctl daemon-reload && systemctl -q enable noipchat.service noipchat.socket`)
-	return h
 }
 
 const (
