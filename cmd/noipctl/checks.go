@@ -296,7 +296,7 @@ func (c *checkup) space() {
 	if err := syscall.Statfs(c.status.State, &fs); err != nil {
 		return
 	}
-	free, total := int64(fs.Bavail)*fs.Bsize, int64(fs.Blocks)*fs.Bsize
+	free, total := int64(fs.Bavail)*int64(fs.Bsize), int64(fs.Blocks)*int64(fs.Bsize)
 	if free < leastFree || free < total/50 {
 		c.add(mild, "disk", "df -h "+c.status.State, "the disk of %s is nearly full: %s of %s are free", c.status.State, cli.Size(free), cli.Size(total))
 	}

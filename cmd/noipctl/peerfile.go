@@ -398,7 +398,7 @@ func diff(old, now []string) (all []string) {
 		old, now = old[:len(old)-1], now[:len(now)-1]
 	}
 	slices.Reverse(end)
-	if len(old)*len(now) > 1<<22 { // nobody reads that
+	if int64(len(old))*int64(len(now)) > 1<<22 { // nobody reads that
 		return append(append(all, fmt.Sprintf("- %d lines", len(old)), fmt.Sprintf("+ %d lines", len(now))), end...)
 	}
 	longest := make([][]int, len(old)+1) // of what stays, from a line of each on
