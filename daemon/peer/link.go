@@ -322,6 +322,10 @@ func (l *link) Take(e *message.Envelope, transit wire.Transit, token uint64) {
 	known := a.Verified
 	if !a.Verified && l.p.isHere(e, a.Open) {
 		a.Verified, known = l.p.verify(home, e.Raw, &a.Passage)
+		if known && !a.Verified { // marked, it would still take the place of what has the same counter, or be believed as a receipt
+			l.settle(e, a.Open, token, message.Refused, message.Refuse(message.CodeNotAllowed, "%s has not signed it", home))
+			return
+		}
 		if !known && l.p.refuse.Load() {
 			l.settle(e, a.Open, token, message.Refused, message.Refuse(message.CodeNotAllowed, "the key of %s is not known here", home))
 			return

@@ -235,10 +235,10 @@ const maxProven = 1024
 // key ourselves.
 func (p *Peers) verify(home string, raw []byte, passage *message.Passage) (verified, known bool) {
 	proof := &passage.Proof
-	if len(proof.Signature) != ed25519.SignatureSize {
-		return false, false
-	}
 	key, known := p.keyOf(home)
+	if len(proof.Signature) != ed25519.SignatureSize {
+		return false, known
+	}
 	if key.IsZero() && len(passage.Key) == len(key) { // as good as an announcement: it says who signs, not who that is
 		copy(key[:], passage.Key)
 	}
@@ -254,7 +254,7 @@ func (p *Peers) verify(home string, raw []byte, passage *message.Passage) (verif
 		p.stats.Proofs.Add(1)
 		if !key.Verify(proof.Root(raw), proof.Signature) {
 			p.stats.BadProofs.Add(1)
-			return false, false
+			return false, known
 		}
 		p.mu.Lock()
 		if len(p.proven) >= maxProven {
