@@ -329,6 +329,24 @@ func TestAltered(t *testing.T) {
 	}
 }
 
+// TestProofIsTheHomes: a server signs what is from its own users, and not what is said to
+// have crossed nobody: the home's proof goes on as it came.
+func TestProofIsTheHomes(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		m, n := w.lie("m", identity.NewKey(), "b"), w.lie("n", identity.NewKey(), "b")
+		from := w.lie("m", m.key, "a")
+		w.enter("alice", "a").come().send("hello", &person{name: "bob", s: &server{name: "nowhere"}})
+		x := from.letters(message.Text, 1)[0]
+		proof := x.transit.Passage.Proof.Signature
+		x.transit.Passage.Path = nil
+		m.say(wire.AppendEnvelope(nil, x.transit, x.Raw))
+		if p := n.letters(message.Text, 1)[0].transit.Passage; !bytes.Equal(p.Proof.Signature, proof) {
+			t.Errorf("it goes on with another proof, over %v", p.Path)
+		}
+	})
+}
+
 // TestInvented: mail in the name of a home that has not sent it.
 func TestInvented(t *testing.T) {
 	for _, c := range []struct {

@@ -266,10 +266,11 @@ func (p *Peers) verify(home string, raw []byte, passage *message.Passage) (verif
 	return true, known
 }
 
-// leadsOn tells whether an entry has a receiver who doesn't live at the peer.
+// leadsOn tells whether an entry is from here and has a receiver who doesn't live at the
+// peer. That it has crossed nobody else is only said by who brought it.
 func (p *Peers) leadsOn(o *pump.Outgoing, peer string) bool {
 	var e message.Envelope
-	if e.Parse(o.Envelope) != nil {
+	if e.Parse(o.Envelope) != nil || e.From.Server() != p.o.Home {
 		return false
 	}
 	for i, to := range e.To {
