@@ -314,7 +314,7 @@ func (l *link) Take(e *message.Envelope, transit wire.Transit, token uint64) {
 	if a.Link != home {
 		l.p.copies.remember(home, a.Link)
 	}
-	if a.Passage.Hops == 0 && e.Kind != message.Text && !l.p.mayKeep(e, a.Open) {
+	if a.Passage.Hops == 0 && !l.p.mayKeep(e, a.Open) {
 		l.settle(e, a.Open, token, message.Refused, message.Defer(message.CodeNoRoute, time.Minute, "it has crossed as many servers as it may"))
 		return
 	}
@@ -327,8 +327,7 @@ func (l *link) Take(e *message.Envelope, transit wire.Transit, token uint64) {
 			return
 		}
 		if !known && l.p.refuse.Load() {
-			l.settle(e, a.Open, token, message.Refused, message.Refuse(message.CodeNotAllowed, "the key of %s is not known here", home))
-			return
+			a.No = message.Refuse(message.CodeNotAllowed, "the key of %s is not known here", home)
 		}
 	}
 	a.Known = known
@@ -353,16 +352,19 @@ func (p *Peers) isHere(e *message.Envelope, open uint64) bool {
 	return false
 }
 
-// mayKeep tells whether all receivers live here, or on servers that we have a link to:
-// for what may cross no other server.
+// mayKeep tells whether what may cross no other server can be kept: all receivers live
+// here, or on servers that we have a link to; or it is text, and waits for such a link,
+// since no other way is known.
 func (p *Peers) mayKeep(e *message.Envelope, open uint64) bool {
+	text := e.Kind == message.Text
 	for i, to := range e.To {
 		if server := to.Server(); (open == 0 || open&(1<<i) != 0) && server != p.o.Home {
 			p.mu.Lock()
 			e := p.peers[server]
 			linked := e != nil && e.link != nil
+			waits := text && !p.routedLocked(server)
 			p.mu.Unlock()
-			if !linked {
+			if !linked && !waits {
 				return false
 			}
 		}

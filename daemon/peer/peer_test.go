@@ -168,3 +168,54 @@ func TestPause(t *testing.T) {
 		bob.has("meanwhile 0", "meanwhile 1", "meanwhile 2")
 	})
 }
+
+// TestHops: a message crosses as many servers as it may, and one more makes it wait.
+func TestHops(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.hops = 2
+		w.add("a", "b", "c", "d")
+		w.link("a", "b", 0)
+		w.link("b", "c", 0)
+		w.link("c", "d", 0)
+		time.Sleep(time.Minute)
+		alice, carol, dora := w.enter("alice", "a").come(), w.enter("carol", "c").come(), w.enter("dora", "d").come()
+		alice.learns(alice.send("over one", carol), carol, message.Delivered)
+		alice.learns(alice.send("over two", dora), dora, message.Delivered)
+		for _, s := range w.servers {
+			s.conf.MaxHops = 1
+			s.peers.Configure(s.conf)
+		}
+		alice.learns(alice.send("over one again", carol), carol, message.Delivered)
+		m := alice.send("over two again", dora)
+		alice.learns(m, dora, message.Held)
+		time.Sleep(3 * time.Hour)
+		if got := dora.texts(); len(got) != 1 {
+			t.Errorf("dora has %q", got)
+		}
+		w.link("b", "d", 0)
+		alice.learns(m, dora, message.Delivered)
+	})
+}
+
+// TestRefuseUnverified: who refuses what he can't verify has its author told.
+func TestRefuseUnverified(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b", "c")
+		w.servers["c"].conf.Refuse = true
+		w.link("a", "b", 0)
+		w.link("c", "b", 0)
+		time.Sleep(time.Minute)
+		alice, carol := w.enter("alice", "a").come(), w.enter("carol", "c").come()
+		m := alice.send("who am I?", carol)
+		alice.learns(m, carol, message.Refused)
+		if why := alice.fate(m, carol.address()).Reason; why != "the key of a is not known here" {
+			t.Errorf("it is refused because %q", why)
+		}
+		time.Sleep(time.Minute)
+		for name, s := range w.servers {
+			if left, _ := s.spool.Waiting(); left != 0 {
+				t.Errorf("at %s %d are left", name, left)
+			}
+		}
+	})
+}

@@ -300,7 +300,7 @@ func (p *person) come() *person {
 
 func (p *person) until(what string, is func() bool) {
 	p.t.Helper()
-	late := time.After(2 * time.Hour)
+	late := time.After(24 * time.Hour) // what is lost on its way is sent again in growing intervals
 	for {
 		changed := p.c.Changed()
 		if is() {

@@ -197,10 +197,11 @@ func (r *Relay) box(a message.Address) *box {
 
 // Arrival is how an envelope came.
 type Arrival struct {
-	Open    uint64          // the receivers that it still is for: bit i is To[i]; 0: all
-	Age     uint32          // seconds
-	Link    string          // the server that brought it; "": one of our devices, or we ourselves
-	Passage message.Passage // with a Link
+	Open    uint64           // the receivers that it still is for: bit i is To[i]; 0: all
+	Age     uint32           // seconds
+	Link    string           // the server that brought it; "": one of our devices, or we ourselves
+	Passage message.Passage  // with a Link
+	No      *message.Refusal // why those who live here don't get it; nil: they do
 
 	// Verified says that it comes from its author's home, by the link or by its proof; Known
 	// that the home's key is one that was met or confirmed, and not only announced.
@@ -232,6 +233,9 @@ func (r *Relay) Accept(t *spool.Turn, e *message.Envelope, a Arrival, owner spoo
 		}
 		put.Owner, put.Token = owner, token+uint64(i)
 		b, no := r.decide(to)
+		if b != nil && a.No != nil {
+			b, no = nil, a.No
+		}
 		if no == nil {
 			accepted = true
 		}
