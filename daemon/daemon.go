@@ -78,7 +78,7 @@ type Daemon struct {
 	live       live
 	past       past
 	calls      sync.RWMutex    // held by the control socket's calls, but for those that make handoffs
-	running    context.Context // of Run; guarded by live.changing
+	running    context.Context // of Run, nil before and after it; guarded by live.changing
 
 	expiring atomic.Pointer[relay.Relay] // for the spool, which is older than the relay
 }
@@ -258,6 +258,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g.Go(func() error {
 		<-serving.Done()
 		d.live.changing.Lock() // a handoff under way is undone first
+		d.running = nil
 		d.live.changing.Unlock()
 		systemd.Notify("STOPPING=1", "STATUS=stopping: what is in hand goes to disk")
 		d.interfaces.close()

@@ -135,8 +135,10 @@ func (d *Daemon) become(reason string, changes []string) error {
 	trying := d.live.timer != nil
 	d.live.mu.Unlock()
 	switch {
-	case image == nil || running == nil:
+	case image == nil:
 		return errors.New("this server was not started as a program of its own")
+	case running == nil:
+		return errors.New("the server is going down")
 	case trying:
 		return errors.New("a configuration waits to be confirmed")
 	}
