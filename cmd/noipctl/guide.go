@@ -195,7 +195,7 @@ func (g *guide) plan(files map[string]string, c *config.Config) {
 
 // cold tells whether the running server can't take the change.
 func (g *guide) cold(c *config.Config) bool {
-	return g.setup.have != nil && slices.ContainsFunc(config.Diff(g.setup.have, c), func(c config.Change) bool { return !c.Hot })
+	return g.setup.have != nil && slices.ContainsFunc(config.Diff(g.setup.have, c), func(c config.Change) bool { return !c.Hot && !c.Handoff })
 }
 
 // asOpen are the interfaces of a configuration, as if all were open.
