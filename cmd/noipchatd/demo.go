@@ -38,13 +38,17 @@ func demo(args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	s := &stage{out: out, dir: dir, began: time.Now()}
+	began := time.Now()
+	s := &stage{name: "server1", out: out, dir: filepath.Join(dir, "server1"), began: began}
 	limited, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if err = s.play(limited); err == nil && *keep {
 		s.linger(ctx)
 	}
 	s.kill(syscall.SIGTERM)
+	if err == nil {
+		err = playThree(limited, out, dir, began)
+	}
 	if err != nil {
 		return fmt.Errorf("the demo failed (its folder is %s): %w", dir, err)
 	}
@@ -53,6 +57,7 @@ func demo(args []string, out io.Writer) error {
 
 // stage is a server and its folder.
 type stage struct {
+	name    string
 	out     io.Writer
 	dir     string
 	began   time.Time
@@ -155,7 +160,10 @@ func (s *stage) configure() error {
 	s.address = l.Addr().String()
 	l.Close()
 	s.admin = control.New(filepath.Join(s.dir, "run", "control.sock"))
-	toml := fmt.Sprintf("name = \"server1\"\nlog = \"stderr\"\n\n[[interface]]\nbind = %q\n", s.address)
+	toml := fmt.Sprintf("name = %q\nlog = \"stderr\"\n\n[[interface]]\nbind = %q\n", s.name, s.address)
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
 	return os.WriteFile(filepath.Join(s.dir, "noipchat.toml"), []byte(toml), 0o600)
 }
 
