@@ -12,6 +12,7 @@ import (
 	"github.com/noipchat/noipchat/daemon/control"
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/peer"
+	"github.com/noipchat/noipchat/daemon/spool"
 	"github.com/noipchat/noipchat/daemon/transport"
 )
 
@@ -105,10 +106,12 @@ func (d *Daemon) peers(servers []identity.Server) []control.Peer {
 			v.Origin, v.Reaches, v.Links = c.Origin(fmt.Sprintf("peer[%d]", i)), p.Reaches, linksOf(p)
 		}
 	}
-	for _, q := range d.spool.Queues() {
-		if v := at[q.Name()]; v != nil {
-			info := q.Info()
-			v.Messages, v.Bytes, v.OldestSeconds = info.Messages, info.Bytes, info.Oldest.Seconds()
+	for name, v := range at {
+		for _, of := range []string{name, spool.CopiesFor(name)} {
+			if q := d.spool.Find(of); q != nil {
+				info := q.Info()
+				v.Messages, v.Bytes, v.OldestSeconds = v.Messages+info.Messages, v.Bytes+info.Bytes, max(v.OldestSeconds, info.Oldest.Seconds())
+			}
 		}
 	}
 	for _, s := range d.federation.States() {
@@ -124,6 +127,7 @@ func (d *Daemon) peers(servers []identity.Server) []control.Peer {
 		}
 		v.Kind, v.Remote, v.Cost, v.Since, v.Next = s.Kind, s.Remote, s.Cost, s.Since, s.Next
 		v.BytesIn, v.BytesOut, v.Sent, v.Received = s.Read, s.Written, s.Sent, s.Received
+		v.RTTSeconds = s.RTT.Seconds()
 		if s.Err != nil {
 			v.Error = s.Err.Error()
 		}

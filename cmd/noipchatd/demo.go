@@ -39,7 +39,7 @@ func demo(args []string, out io.Writer) error {
 		return err
 	}
 	began := time.Now()
-	s := &stage{name: "server1", out: out, dir: filepath.Join(dir, "server1"), began: began}
+	s := &stage{name: "server1", out: out, dir: filepath.Join(dir, "0"), began: began}
 	limited, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if err = s.play(limited); err == nil && *keep {

@@ -35,7 +35,7 @@ func newTheatre(t *testing.T, patience time.Duration) *theatre {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	dir := t.TempDir()
-	h := &theatre{&stage{dir: dir, out: io.Discard, began: time.Now()}, t, ctx, filepath.Join(dir, "noipchatd")}
+	h := &theatre{&stage{name: "server1", dir: dir, out: io.Discard, began: time.Now()}, t, ctx, filepath.Join(dir, "noipchatd")}
 	t.Cleanup(func() {
 		h.kill(syscall.SIGKILL)
 		if strings.Contains(h.log.String(), "DATA RACE") {

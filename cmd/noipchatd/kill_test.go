@@ -52,7 +52,7 @@ func kill(t *testing.T, kills, long int, before func(*stage, *rand.Rand)) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(kills)*6*time.Second)
 	defer cancel()
 
-	s := &stage{dir: t.TempDir(), out: t.Output(), began: time.Now()}
+	s := &stage{name: "server1", dir: t.TempDir(), out: t.Output(), began: time.Now()}
 	defer s.kill(syscall.SIGKILL)
 	must := func(err error) {
 		t.Helper()

@@ -323,7 +323,7 @@ func (o *office) Routes(context.Context) ([]control.Route, error) {
 		return nil, nil
 	}
 	return []control.Route{
-		{Server: "server5", Fingerprint: serverKey(5).Fingerprint(), Verified: true, Via: "server2", Metric: 20, Hops: 2, AgeSeconds: 90},
+		{Server: "server5", Fingerprint: serverKey(5).Fingerprint(), Verified: true, Via: "server2", Metric: 20, AgeSeconds: 90},
 		{Server: "server9", Via: "server2", Metric: 10, Static: true},
 	}, nil
 }

@@ -320,16 +320,13 @@ func (a *app) routeCommand() *cobra.Command {
 				return lines(cmd, routes)
 			}
 			t := new(cli.Table)
-			t.Row("SERVER", "VIA", "METRIC", "HOPS", "FROM", "AGE", "VERIFIED", "FINGERPRINT")
+			t.Row("SERVER", "VIA", "METRIC", "FROM", "AGE", "VERIFIED", "FINGERPRINT")
 			for _, r := range routes {
-				from, age, hops := "learnt", seconds(r.AgeSeconds), ""
+				from, age := "learnt", seconds(r.AgeSeconds)
 				if r.Static {
 					from, age = "static", ""
 				}
-				if r.Hops > 0 {
-					hops = fmt.Sprint(r.Hops)
-				}
-				t.Row(r.Server, r.Via, fmt.Sprint(r.Metric), hops, from, age, yesNo(r.Verified), r.Fingerprint)
+				t.Row(r.Server, r.Via, fmt.Sprint(r.Metric), from, age, yesNo(r.Verified), r.Fingerprint)
 			}
 			return t.Write(cmd.OutOrStdout(), "no routes")
 		},

@@ -279,7 +279,6 @@ type Route struct {
 	Verified    bool    `json:"verified"`    // that key is trusted here
 	Via         string  `json:"via"`         // the peer that leads there
 	Metric      int     `json:"metric"`
-	Hops        int     `json:"hops,omitempty"` // 0: not known
-	Static      bool    `json:"static"`         // the configuration says so (reaches); else it was learnt
-	AgeSeconds  float64 `json:"age_seconds"`    // since it was heard of last
+	Static      bool    `json:"static"`      // the configuration says so (reaches); else it was learnt
+	AgeSeconds  float64 `json:"age_seconds"` // since it was heard of last
 }

@@ -216,6 +216,13 @@ func (c *copies) acked(t *spool.Turn, peer route.Server, q *spool.Queue, e *spoo
 	q.End(t, e, message.Held)
 }
 
+// removePeer makes no more copies for a peer, until there is a link to it.
+func (c *copies) removePeer(peer route.Server) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flood.RemovePeer(peer)
+}
+
 // addPeer has a peer given all that waits here and no route leads for. It is called
 // when a link comes up, so what has lost its route is thought of again then.
 func (c *copies) addPeer(t *spool.Turn, peer route.Server) {

@@ -210,6 +210,9 @@ func (p *Peers) Configure(c Config) {
 	for name, e := range p.peers {
 		if !keep[name] && e.known {
 			e.known, e.conf = false, Peer{Name: name}
+			if id, ok := p.idOf(name); ok {
+				p.copies.removePeer(id)
+			}
 			p.restartLocked(e)
 			if e.link != nil {
 				go e.link.End(message.Refuse(message.CodeRemoved, "we are no peers any more"))

@@ -17,9 +17,10 @@ type State struct {
 	Err            error // the last one; nil: none
 	Kind, Remote   string
 	Cost           int
-	Since, Next    time.Time // it is so; it will be tried again
-	Read, Written  int64     // bytes, since the start
-	Sent, Received int64     // envelopes
+	RTT            time.Duration // that acks take lately; 0: not known
+	Since, Next    time.Time     // it is so; it will be tried again
+	Read, Written  int64         // bytes, since the start
+	Sent, Received int64         // envelopes
 }
 
 // States describes the peers, by name.
@@ -39,6 +40,7 @@ func (p *Peers) States() (all []State) {
 			}
 			read, written := l.Conn().Bytes()
 			total, _ := l.Totals()
+			s.RTT = total.RTT
 			s.Read, s.Written = s.Read+int64(read), s.Written+int64(written)
 			s.Sent, s.Received = s.Sent+int64(total.Acked), s.Received+int64(total.Submitted)
 		}

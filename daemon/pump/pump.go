@@ -187,7 +187,10 @@ func (p *Flow) Totals() (total Traffic, unacked int) {
 }
 
 // Traffic counts envelopes since the connection began.
-type Traffic struct{ Submitted, Given, Acked uint64 }
+type Traffic struct {
+	Submitted, Given, Acked uint64
+	RTT                     time.Duration // that acks of what is no bulk take lately, in milliseconds; 0: not known
+}
 
 // incoming is the frames that the other side has submitted and that no ack of ours has
 // covered: number n is at ring[n&mask]. Those before first are settled, and those
@@ -394,8 +397,14 @@ func (p *Flow) takeAck(body []byte) error {
 		if a := out.at(n); a.e != nil {
 			p.acked = append(p.acked, *a)
 			out.bytes -= int(a.n)
-			if a.e.Priority() == message.Bulk {
-				out.bulk.Acked(int(a.n), time.Duration(millis-a.at)*time.Millisecond)
+			took := time.Duration(millis-a.at) * time.Millisecond
+			switch rtt := &p.total.RTT; {
+			case a.e.Priority() == message.Bulk:
+				out.bulk.Acked(int(a.n), took)
+			case *rtt == 0:
+				*rtt = max(took, time.Millisecond)
+			default:
+				*rtt = max(*rtt+(took-*rtt)/8, time.Millisecond)
 			}
 			*a = sent{}
 		}
