@@ -92,7 +92,7 @@ func (s *setup) parseOlder(text []byte) error {
 	}
 	name := strings.ToLower(strings.TrimSpace(o.Name))
 	if err := message.CheckName(name); err != nil {
-		return fmt.Errorf("Name: %w", err)
+		return fmt.Errorf("its Name: %w", err)
 	}
 	var interfaces []config.Interface
 	for n, i := range o.Interfaces {

@@ -153,7 +153,6 @@ func (g *guide) takeListen(words []string) error {
 	s := g.setup
 	var all []config.Interface
 	for _, word := range words {
-		bind := word
 		n := slices.IndexFunc(s.interfaces, func(i config.Interface) bool { return i.Bind == word })
 		if n >= 0 {
 			all = append(all, s.interfaces[n])
@@ -163,7 +162,7 @@ func (g *guide) takeListen(words []string) error {
 		if err != nil || a.Port() == 0 || a.Addr().IsMulticast() {
 			return fmt.Errorf("%.60q: want ip:port, as in 192.168.1.10:10001 or [2001:db8::1]:10001", word)
 		}
-		bind = netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String()
+		bind := netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String()
 		all = append(all, config.Interface{Kind: "tcp", Bind: bind})
 	}
 	if len(all) == 0 {
