@@ -172,6 +172,7 @@ func TestFirstMessage(t *testing.T) {
 		m := alice.send("written in the dark", bob)
 		time.Sleep(time.Hour)
 		l.mend()
+		time.Sleep(time.Minute) // until alice tries again, at the latest
 		bob.has("written in the dark")
 		_, dialed := l.made()
 		d := time.Since(dialed)
