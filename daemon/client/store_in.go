@@ -68,7 +68,7 @@ func (s *Store) receive(account *Account, in *Incoming, result *Received, files 
 	if at.IsZero() {
 		at = time.Now()
 	}
-	if e.Sealing == message.Plain && (e.Kind == message.Receipt || e.Kind == message.Bounce) {
+	if e.Sealing == message.Plain && e.Kind.Reports() {
 		result.Changes, result.Err, err = s.report(account, e, at)
 		return err
 	}

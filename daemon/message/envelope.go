@@ -27,6 +27,9 @@ const (
 	Members Kind = 5 // body: a Roster
 )
 
+// Reports tells whether the body is a Report: nobody reports on such a one.
+func (k Kind) Reports() bool { return k == Receipt || k == Bounce }
+
 // String returns the kind's name, as in JSON of the control socket.
 func (k Kind) String() string {
 	switch k {

@@ -40,7 +40,7 @@ const (
 
 func (r *Relay) newBranch(e *message.Envelope, to message.Address, b *box, owner spool.Owner, token uint64, o *others, vouch bool) *branch {
 	br := &branch{relay: r, owner: owner, token: token, box: b, to: to, others: o, author: e.From, device: e.Device, counter: e.Counter, left: 1,
-		report: e.Kind == message.Receipt || e.Kind == message.Bounce, vouch: vouch}
+		report: e.Kind.Reports(), vouch: vouch}
 	if b != nil {
 		br.left = len(b.queues)
 	}

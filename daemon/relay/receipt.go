@@ -42,7 +42,7 @@ func (r *Relay) Bounce(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry,
 func (r *Relay) owe(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, report message.Report) {
 	var env message.Envelope
 	raw := message.EnvelopeOf(q.Raw(e))
-	if err := env.ParseHead(raw); err != nil || env.Kind == message.Receipt || env.Kind == message.Bounce || env.From.User() == "" {
+	if err := env.ParseHead(raw); err != nil || env.Kind.Reports() || env.From.User() == "" {
 		q.Forget(e) // no receipt for a receipt, and nobody to tell
 		return
 	}

@@ -220,7 +220,7 @@ func (r *Relay) Accept(t *spool.Turn, e *message.Envelope, a Arrival, owner spoo
 	if a.Link != "" && !a.Known {
 		put.Raw = message.Pack(&message.Passage{Unverified: true}, 0, e.Raw)
 	}
-	if a.Verified && (e.Kind == message.Receipt || e.Kind == message.Bounce) {
+	if a.Verified && e.Kind.Reports() {
 		r.answered(t, e)
 	}
 	others := r.others(e)
