@@ -23,8 +23,7 @@ type copies struct {
 	mu    sync.Mutex // guards what follows; nothing is called with it held but Flood's methods
 	flood *route.Flood
 	hops  int
-	back  map[string]string    // server → the peer that brought the last that came from there
-	sent  map[*spool.Entry]int // with how many hops left what is under way was sent
+	back  map[string]string // server → the peer that brought the last that came from there
 }
 
 // resendCopy is after what time a copy that a peer had no room for is offered again.
@@ -34,7 +33,7 @@ const resendCopy = time.Minute
 const maxBack = 1 << 14
 
 func newCopies(p *Peers) *copies {
-	return &copies{p: p, flood: route.NewFlood(1<<7, 0, 0), back: map[string]string{}, sent: map[*spool.Entry]int{}}
+	return &copies{p: p, flood: route.NewFlood(1<<7, 0, 0), back: map[string]string{}}
 }
 
 func (c *copies) configure(hops int, quota int64) {
@@ -75,9 +74,8 @@ func serverOfCopy(envelope []byte, open uint64) string {
 // spread gives peers what no route is known for, and tells whether they alone are to
 // have it. It is what the relay asks.
 func (p *Peers) spread(t *spool.Turn, a *relay.Away) bool {
-	kind := a.Envelope.Kind
-	reply := kind == message.Receipt || kind == message.Bounce
-	if !reply && kind != message.Text {
+	reply := a.Envelope.Kind.Reports()
+	if !reply && a.Envelope.Kind != message.Text {
 		return false
 	}
 	p.mu.Lock()
@@ -181,7 +179,7 @@ func (a *allOf) Settled(t *spool.Turn, _ uint64, s message.State, no *message.Re
 }
 
 // leaves tells how many servers a copy that leaves now may cross after the next one.
-func (c *copies) leaves(e *spool.Entry, envelope []byte, open uint64, came uint8) uint8 {
+func (c *copies) leaves(l *link, e *spool.Entry, envelope []byte, open uint64, came uint8) uint8 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	hops := c.flood.Hops(copyID(serverOfCopy(envelope, open), envelope))
@@ -189,12 +187,12 @@ func (c *copies) leaves(e *spool.Entry, envelope []byte, open uint64, came uint8
 		return came
 	}
 	hops = min(hops, c.hops)
-	c.sent[e] = hops
+	l.copies[e] = hops
 	return uint8(hops)
 }
 
 // acked ends a copy that a peer has taken.
-func (c *copies) acked(t *spool.Turn, peer route.Server, q *spool.Queue, e *spool.Entry, said []relay.Said) {
+func (c *copies) acked(t *spool.Turn, l *link, q *spool.Queue, e *spool.Entry, said []relay.Said) {
 	for _, s := range said {
 		if s.No != nil && !s.No.Permanent {
 			q.Rest(e, max(s.No.After, resendCopy))
@@ -205,8 +203,8 @@ func (c *copies) acked(t *spool.Turn, peer route.Server, q *spool.Queue, e *spoo
 	if err == nil {
 		id := copyID(serverOfCopy(envelope, open), envelope)
 		c.mu.Lock()
-		again, _ := c.flood.Acked(id, peer, c.sent[e])
-		delete(c.sent, e)
+		again, _ := c.flood.Acked(id, l.id, l.copies[e])
+		delete(l.copies, e)
 		c.mu.Unlock()
 		if again {
 			q.Rest(e, 0)

@@ -21,14 +21,15 @@ import (
 type link struct {
 	*pump.Flow
 	// fixed
-	p     *Peers
-	peer  *peer
-	id    route.Server
-	key   identity.PublicKey
-	way   *Way // that we dialled; nil: it dialled us
-	since time.Time
+	p    *Peers
+	peer *peer
+	id   route.Server
+	key  identity.PublicKey
+	way  *Way // that we dialled; nil: it dialled us
 
 	broken error // what was wrong with what came before converse; its
+
+	copies map[*spool.Entry]int // with how many hops left those under way were sent; guarded by copies.mu
 
 	asked int64  // when Watch pinged, as Flow.Heard; guarded by Peers.mu
 	moved uint64 // envelopes both ways when Watch last looked
@@ -136,7 +137,6 @@ func (p *Peers) Accept(c *wire.Conn, hello wire.ClientHello, source string) {
 			p.o.Log.Error("taking a server in", "server", hello.User, "source", source, "error", err)
 			refusal = message.Defer(message.CodeLater, time.Minute, "it could not be done; the log here says why")
 		}
-		p.stats.Refused.Add(1)
 		p.o.Log.Warn("a server was refused", "server", hello.User, "fingerprint", hello.Key.Fingerprint(), "source", source, "reason", err)
 		c.Flush(&once{wire.AppendWelcome(nil, wire.Welcome{No: refusal})})
 		c.Close()
@@ -157,7 +157,6 @@ func (p *Peers) Accept(c *wire.Conn, hello wire.ClientHello, source string) {
 		no(message.Refuse(message.CodeReplaced, "there is a link that we have made"))
 		return
 	}
-	p.stats.Accepted.Add(1)
 	p.wg.Add(1)
 	go func() {
 		defer p.wg.Done()
@@ -179,7 +178,7 @@ func (o *once) Fill(b []byte, _ int) ([]byte, bool) {
 const overhead = 900
 
 func (p *Peers) newLink(e *peer, c *wire.Conn, key identity.PublicKey, theirs wire.Window, way *Way, greeting []byte) *link {
-	l := &link{p: p, peer: e, id: serverOf(e.name, key), key: key, way: way, since: time.Now(), owing: int64(p.now())}
+	l := &link{p: p, peer: e, id: serverOf(e.name, key), key: key, way: way, copies: map[*spool.Entry]int{}, owing: int64(p.now())}
 	l.Flow = pump.New(c, l, pump.Options{
 		Relay: p.o.Relay, Spool: p.o.Spool, Ours: p.o.Window, Theirs: theirs, Start: p.start, Exceptions: true, Overhead: overhead, Greeting: greeting,
 	})
@@ -266,7 +265,7 @@ func (p *Peers) converse(l *link) error {
 		return nil
 	}
 	e.link, e.since = nil, time.Now()
-	idle := errors.Is(err, errIdle(err))
+	idle := isIdle(err)
 	if !idle {
 		e.err = err
 		p.table.PeerDown(p.now(), l.id)
@@ -281,13 +280,10 @@ func (p *Peers) converse(l *link) error {
 	return err
 }
 
-// errIdle returns err if it says that a link was closed because nobody needed it.
-func errIdle(err error) error {
+// isIdle tells whether a link was closed because nobody needed it.
+func isIdle(err error) bool {
 	var no *message.Refusal
-	if errors.As(err, &no) && no.Code == message.CodeIdle && no.Reason == idleReason {
-		return err
-	}
-	return errors.New("not idle")
+	return errors.As(err, &no) && no.Code == message.CodeIdle && no.Reason == idleReason
 }
 
 const idleReason = "nothing to say for now"
@@ -379,7 +375,7 @@ func (l *link) Acked(q *spool.Queue, e *spool.Entry, exceptions []wire.Exception
 		said = append(said, relay.Said{Receiver: x.Receiver, State: x.State, No: x.Refusal})
 	}
 	if spool.IsCopies(q.Name()) {
-		l.p.copies.acked(&l.Turn, l.id, q, e, said)
+		l.p.copies.acked(&l.Turn, l, q, e, said)
 		return
 	}
 	l.p.o.Relay.Taken(&l.Turn, &l.Ledger, q, e, l.peer.name, said)
@@ -406,12 +402,13 @@ func (l *link) Stamp(out []pump.Outgoing) {
 		}
 		unrouted := spool.IsCopies(o.Queue.Name())
 		if unrouted {
-			p.Hops = l.p.copies.leaves(o.Entry, o.Envelope, open, p.Hops)
+			p.Hops = l.p.copies.leaves(l, o.Entry, o.Envelope, open, p.Hops)
 		}
 		if len(p.Path) == 1 && l.p.leadsOn(o, l.peer.name) {
 			prove = append(prove, i)
 			if unrouted { // no announcement of ours is known where it goes
-				p.Key = l.p.self64[:]
+				key := l.p.o.Key.Public()
+				p.Key = key[:]
 			}
 		}
 	}

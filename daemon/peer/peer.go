@@ -106,15 +106,10 @@ type Peers struct {
 	o      Options
 	start  time.Time
 	self   route.Server
-	self64 [64]byte // our key
 	copies *copies
 
 	wg     sync.WaitGroup
 	refuse atomic.Bool
-	stats  Stats
-
-	freshMu sync.Mutex
-	fresh   map[string]bool // servers that something came for whom nobody pumps; guarded by freshMu
 
 	mu      sync.Mutex      // guards what follows; locks of Flows and queues come after it
 	ctx     context.Context // of Run; nil: no links
@@ -129,11 +124,6 @@ type Peers struct {
 	wake    chan struct{}
 	proven  provenRoots
 	changed chan struct{} // closed when a link comes or goes
-}
-
-// Stats are counters since the start.
-type Stats struct {
-	Dials, DialFail, Accepted, Refused, Proofs, BadProofs atomic.Uint64
 }
 
 // peer is a server that we know a way to, or that has dialled us.
@@ -160,10 +150,10 @@ type peer struct {
 func New(o Options) (*Peers, error) {
 	o.setDefaults()
 	p := &Peers{
-		o: o, start: time.Now(), peers: map[string]*peer{}, hops: map[string]string{}, wake: make(chan struct{}, 1), servers: map[string]bool{}, fresh: map[string]bool{},
+		o: o, start: time.Now(), peers: map[string]*peer{}, hops: map[string]string{}, wake: make(chan struct{}, 1), servers: map[string]bool{},
 		self: serverOf(o.Home, o.Key.Public()), proven: provenRoots{}, changed: make(chan struct{}),
 	}
-	p.self64, p.copies = o.Key.Public(), newCopies(p)
+	p.copies = newCopies(p)
 	p.table = route.New(route.Options{Self: p.self})
 	var err error
 	if p.epoch, err = nextEpoch(o.State, 0); err != nil {
@@ -177,9 +167,6 @@ func New(o Options) (*Peers, error) {
 	o.Relay.OnAway(p.spread, p.wanted)
 	return p, nil
 }
-
-// Stats returns the counters.
-func (p *Peers) Stats() *Stats { return &p.stats }
 
 func (p *Peers) now() time.Duration { return time.Since(p.start) }
 
@@ -389,13 +376,11 @@ func (p *Peers) waits(name string) bool {
 	}
 	p.mu.Unlock()
 	for _, server := range servers {
-		for _, name := range []string{server, spool.CopiesFor(server)} {
-			if q := p.o.Spool.Find(name); q != nil && q.Waits(message.Priorities) {
-				return true
-			}
+		if q := p.o.Spool.Find(server); q != nil && q.Waits(message.Priorities) {
+			return true
 		}
 	}
-	return false
+	return p.copiesWait(name)
 }
 
 // dial tries the ways in turn, and has the link until it ends. met tells whether there
@@ -404,7 +389,6 @@ func (p *Peers) dial(ctx context.Context, e *peer, conf Peer) (met bool, err err
 	var errs []error
 	for i := range conf.Ways {
 		way := &conf.Ways[i]
-		p.stats.Dials.Add(1)
 		p.mu.Lock()
 		e.dialing = true
 		p.mu.Unlock()
@@ -413,7 +397,6 @@ func (p *Peers) dial(ctx context.Context, e *peer, conf Peer) (met bool, err err
 		e.dialing = false
 		p.mu.Unlock()
 		if err != nil {
-			p.stats.DialFail.Add(1)
 			errs = append(errs, fmt.Errorf("%s: %w", way.Address, err))
 			continue
 		}
@@ -424,9 +407,9 @@ func (p *Peers) dial(ctx context.Context, e *peer, conf Peer) (met bool, err err
 
 // wanted is told by the relay that something waits for a server whom nobody pumps.
 func (p *Peers) wanted(server string) {
-	p.freshMu.Lock()
-	p.fresh[server] = true
-	p.freshMu.Unlock()
+	p.mu.Lock()
+	p.servers[server] = true
+	p.mu.Unlock()
 	p.nudge()
 }
 

@@ -99,6 +99,15 @@ func (t *Table) Ways(name string) []Way {
 	return t.staticWays(name)
 }
 
+// Announcement returns the newest one of the preferred server of a name, nil if there is
+// none. It is not to be changed.
+func (t *Table) Announcement(name string) []byte {
+	if s := t.names[name]; s != nil && s.newest != nil {
+		return s.newest.raw
+	}
+	return nil
+}
+
 // Routes returns all servers that are known but this one, sorted by name, the preferred
 // one of a name first.
 func (t *Table) Routes() []Route {
