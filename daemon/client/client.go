@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -195,11 +194,10 @@ func (c *Client) Run(ctx context.Context) error {
 		if up > wait {
 			wait = c.o.FirstWait // who lets us in and drops us at once does not get here for long
 		}
-		pause := wait - rand.N(wait/2+1)
+		pause, asked := message.Pause(wait, err)
 		kick := c.kick
-		var no *message.Refusal
-		if errors.As(err, &no) && no.After > 0 {
-			pause, kick = no.After+rand.N(no.After/2+1), nil // all have been told the same
+		if asked {
+			kick = nil
 		}
 		c.o.Log.Info("no session", "error", err, "again in", pause.Round(time.Millisecond).String())
 		over, soon := time.After(pause), make(<-chan time.Time)
@@ -298,27 +296,8 @@ func open(ctx context.Context, address string, o Options, key identity.Key, meet
 		conn.SetWriteDeadline(time.Time{})
 		return m, nil
 	}
-	for answered := false; err == nil && !answered; {
-		err = m.conn.Receive(func(plain []byte) error {
-			if answered {
-				m.early = append(m.early, plain)
-				return nil
-			}
-			t, body, rest, err := wire.Next(plain)
-			if err != nil {
-				return err
-			}
-			if t != wire.WelcomeFrame {
-				return fmt.Errorf("%w: a %v where a welcome belongs", wire.ErrProtocol, t)
-			}
-			answered = true
-			m.early = append(m.early, rest)
-			m.welcome, err = wire.ParseWelcome(body)
-			return err
-		})
-	}
-	if err == nil && m.welcome.No != nil {
-		err = m.welcome.No
+	if err == nil {
+		m.welcome, m.early, err = m.conn.ReceiveWelcome()
 	}
 	conn.SetDeadline(time.Time{})
 	return m, err

@@ -1,7 +1,9 @@
 package message
 
 import (
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"time"
 	"unicode"
@@ -92,6 +94,16 @@ func (r *Refusal) Error() string {
 		return fmt.Sprintf("%s: %s (try again in %v)", r.Code, r.Reason, r.After.Round(time.Second))
 	}
 	return r.Code.String() + ": " + r.Reason
+}
+
+// Pause is how long to wait before the next attempt after err: at random, since others
+// may have lost the same, between a half of wait and all of it; or, asked for by whoever
+// refused, as long as he wants and up to a half more: all have been told the same.
+func Pause(wait time.Duration, err error) (pause time.Duration, asked bool) {
+	if no, ok := errors.AsType[*Refusal](err); ok && no.After > 0 {
+		return no.After + rand.N(no.After/2+1), true
+	}
+	return wait - rand.N(wait/2+1), false
 }
 
 // Clean makes any text fit to be a refusal's or an agent's: valid UTF-8 of at

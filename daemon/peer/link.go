@@ -3,8 +3,6 @@ package peer
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math/rand/v2"
 	"net"
 	"time"
 
@@ -69,7 +67,7 @@ func (p *Peers) open(ctx context.Context, e *peer, way *Way) (*link, error) {
 	})
 	var early [][]byte
 	if err == nil {
-		early, err = welcomed(c)
+		_, early, err = c.ReceiveWelcome()
 	}
 	if !stop() && err == nil {
 		err = dialing.Err()
@@ -93,36 +91,6 @@ func (p *Peers) open(ctx context.Context, e *peer, way *Way) (*link, error) {
 }
 
 const handshakeBytes = 600
-
-// welcomed waits for the answer to our hello, and returns what came with it.
-func welcomed(c *wire.Conn) (early [][]byte, err error) {
-	answered := false
-	for err == nil && !answered {
-		err = c.Receive(func(plain []byte) error {
-			if answered {
-				early = append(early, plain)
-				return nil
-			}
-			t, body, rest, err := wire.Next(plain)
-			if err != nil {
-				return err
-			}
-			if t != wire.WelcomeFrame {
-				return fmt.Errorf("%w: a %v where a welcome belongs", wire.ErrProtocol, t)
-			}
-			w, err := wire.ParseWelcome(body)
-			if err == nil && w.No != nil {
-				err = w.No
-			}
-			answered = true
-			if len(rest) > 0 {
-				early = append(early, rest)
-			}
-			return err
-		})
-	}
-	return early, err
-}
 
 // Accept takes in a server that has dialled us and said who it is; its key is proved.
 func (p *Peers) Accept(c *wire.Conn, hello wire.ClientHello, source string) {
@@ -287,16 +255,6 @@ func isIdle(err error) bool {
 }
 
 const idleReason = "nothing to say for now"
-
-// pause is how long to wait before the next attempt.
-func pause(wait time.Duration, err error) time.Duration {
-	d := wait - rand.N(wait/2+1)
-	var no *message.Refusal
-	if errors.As(err, &no) && no.After > 0 {
-		d = no.After + rand.N(no.After/2+1)
-	}
-	return d
-}
 
 // Take implements pump.Side.
 func (l *link) Take(e *message.Envelope, transit wire.Transit, token uint64) {

@@ -320,15 +320,13 @@ func (p *Peers) keep(ctx context.Context, e *peer, conf Peer) {
 		}
 		began := time.Now()
 		met, err := p.dial(ctx, e, conf)
-		if err == nil && met {
-			if time.Since(began) > wait {
-				wait = p.o.FirstWait
-			}
+		if met && time.Since(began) > wait {
+			wait = p.o.FirstWait // who takes us in and drops us at once does not get here for long
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		pause := pause(wait, err)
+		pause, _ := message.Pause(wait, err)
 		p.mu.Lock()
 		if err != nil {
 			e.err, e.next = err, time.Now().Add(pause)

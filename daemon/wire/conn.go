@@ -218,6 +218,36 @@ func (c *Conn) Transport() transport.Conn { return c.conn }
 // Bytes returns how much was read and written since the handshake, sealed.
 func (c *Conn) Bytes() (read, written uint64) { return c.read.Load(), c.written.Load() }
 
+// ReceiveWelcome waits for the answer to our hello. What came behind it is to be handled
+// as if Receive had given it. A refusal is the error, too.
+func (c *Conn) ReceiveWelcome() (w Welcome, behind [][]byte, err error) {
+	for answered := false; err == nil && !answered; {
+		err = c.Receive(func(plain []byte) error {
+			if answered {
+				behind = append(behind, plain)
+				return nil
+			}
+			t, body, rest, err := Next(plain)
+			if err != nil {
+				return err
+			}
+			if t != WelcomeFrame {
+				return fmt.Errorf("%w: a %v where a welcome belongs", ErrProtocol, t)
+			}
+			answered = true
+			if len(rest) > 0 {
+				behind = append(behind, rest)
+			}
+			w, err = ParseWelcome(body)
+			return err
+		})
+	}
+	if err == nil && w.No != nil {
+		err = w.No
+	}
+	return w, behind, err
+}
+
 // Receive waits until bytes arrive, reads once, and calls each with the
 // plaintext of every record that is whole now: perhaps none. The plaintext is
 // never overwritten and may be kept; who keeps a part keeps all of it in memory.
