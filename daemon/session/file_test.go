@@ -184,7 +184,7 @@ func TestFileResumes(t *testing.T) {
 func TestFileChanged(t *testing.T) {
 	scene(t, options{spool: spool.Options{Quota: 400 << 10}}, twice, func(t *testing.T, s *server, p []*person) {
 		alice, bob := p[0].come(), p[1]
-		path, _ := made(t, "changed", 2_000_000)
+		path, _ := made(t, "changed", 20_000_000)
 		m := alice.sendFile(path, bob)
 		time.Sleep(time.Second)
 		check(t, os.WriteFile(path, []byte("something else"), 0o600))
