@@ -132,7 +132,7 @@ func (d *Daemon) openState() (err error) {
 		return err
 	})
 	both.Go(func() (err error) {
-		d.spool, err = spool.Open(filepath.Join(d.o.State, "spool"), spool.Options{Log: d.o.Log, Expired: d.expired, Envelope: func(_ string, raw []byte) []byte { return message.EnvelopeOf(raw) }})
+		d.spool, err = spool.Open(filepath.Join(d.o.State, "spool"), spool.Options{Log: d.o.Log, Expired: d.expired, Envelope: message.EnvelopeOf})
 		return err
 	})
 	if err := both.Wait(); err != nil {

@@ -50,10 +50,7 @@ func (l *Roster) Parse(body []byte) error {
 	*l = Roster{}
 	r := NewReader(body)
 	r.Tuple(3)
-	l.Name = r.String(MaxName)
-	if err := CheckName(l.Name); r.err == nil && err != nil {
-		r.Fail("%v", err)
-	}
+	l.Name = r.Name()
 	n := r.Array(MaxMembers)
 	for i := range n {
 		a := r.Address(true)

@@ -303,6 +303,15 @@ func (r *Reader) Nil() bool {
 	return false
 }
 
+// Name reads a name, as CheckName wants it.
+func (r *Reader) Name() string {
+	s := r.String(MaxName)
+	if err := CheckName(s); r.err == nil && err != nil {
+		r.Fail("%v", err)
+	}
+	return s
+}
+
 // Address reads an address; with user false it may be a server's.
 func (r *Reader) Address(user bool) Address {
 	start := r.off

@@ -133,7 +133,7 @@ func (s *server) start() {
 	var r atomic.Pointer[relay.Relay]
 	s.spool, err = spool.Open(filepath.Join(s.dir, "spool"), spool.Options{
 		JournalFile: 1 << 18, JournalFiles: 4, MaxAge: 30 * 24 * time.Hour,
-		Envelope: func(_ string, raw []byte) []byte { return message.EnvelopeOf(raw) },
+		Envelope: message.EnvelopeOf,
 		Expired: func(t *spool.Turn, q *spool.Queue, e *spool.Entry) {
 			var l relay.Ledger
 			r.Load().Expired(t, &l, q, e, false)

@@ -432,7 +432,7 @@ func (p *Flow) takeAck(body []byte) error {
 
 // exceptionsOf returns what was said of the receivers of a frame that is acked now.
 func (p *Flow) exceptionsOf(number uint64) (of []wire.Exception) {
-	if !p.o.Exceptions {
+	if len(p.out.exceptions) == 0 { // only the reader changes them
 		return nil
 	}
 	p.mu.Lock()

@@ -131,11 +131,7 @@ const maxResend = time.Hour
 // Taken notes that the server via has acked an entry of a queue for a server, with
 // what it said of receivers other than that they have it.
 func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, via string, said []Said) {
-	_, open, raw, err := message.Unpack(q.Raw(e))
-	var env message.Envelope
-	if err == nil {
-		err = env.Parse(raw)
-	}
+	env, open, err := unpacked(q.Raw(e))
 	if err != nil {
 		q.End(t, e, message.Held)
 		return
@@ -155,10 +151,9 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 		q.Rest(e, later)
 		return
 	}
-	q.SetOpen(e, all(open, len(env.To)))
-	left := q.Open(e)
+	left := q.SetOpen(e, open)
 	if via == q.Name() { // its users are there: what it says holds
-		fates := map[int]Said{}
+		id, fates := message.IDOf(env.Raw), make(map[int]Said, len(said))
 		for _, s := range said {
 			fates[s.Receiver] = s
 		}
@@ -167,9 +162,9 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 			switch {
 			case left&(1<<i) == 0:
 			case !other:
-				left = r.fate(t, l, q, e, &env, i, message.Delivered, nil)
+				left = r.fate(t, l, q, e, &env, id, i, message.Delivered, nil)
 			case s.No != nil && s.No.Permanent:
-				left = r.fate(t, l, q, e, &env, i, s.State, s.No)
+				left = r.fate(t, l, q, e, &env, id, i, s.State, s.No)
 			}
 		}
 	}
@@ -183,23 +178,24 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 	q.Rest(e, later)
 }
 
-// all is the mask of all receivers if none is given.
-func all(open uint64, receivers int) uint64 {
-	if open != 0 {
-		return open
+// unpacked is the envelope in what waits for a server, and for whom it waited at first.
+func unpacked(packed []byte) (env message.Envelope, open uint64, err error) {
+	_, open, raw, err := message.Unpack(packed)
+	if err == nil {
+		err = env.Parse(raw)
 	}
-	return 1<<receivers - 1
+	if open == 0 {
+		open = 1<<len(env.To) - 1
+	}
+	return env, open, err
 }
 
 // fate notes what became of an entry for one receiver, and tells its author. It returns
 // the receivers that are left.
-func (r *Relay) fate(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, env *message.Envelope, index int, s message.State, no *message.Refusal) (left uint64) {
-	left = q.Narrow(e, 1<<index)
-	r.remember(Event{time.Now(), message.IDOf(env.Raw), env.To[index], s, because(no)})
-	if owner, _ := e.Owner(); owner != nil {
-		if f, ok := owner.(*farOwner); ok && f.tell(t, index, s, no) {
-			return left
-		}
+func (r *Relay) fate(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, env *message.Envelope, id message.ID, index int, s message.State, no *message.Refusal) (left uint64) {
+	left, told := r.settle(t, q, e, env, id, index, s, no)
+	if told {
+		return left
 	}
 	report := message.Report{State: s, Receiver: env.To[index], Device: env.Device}
 	if no != nil {
@@ -207,6 +203,16 @@ func (r *Relay) fate(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, e
 	}
 	l.account(account{relay: r, to: env.From, report: report}).report.Counters.Add(env.Counter)
 	return left
+}
+
+// settle is fate for whoever knows that the author is told by others: told says whether he
+// was by the one who waited for that.
+func (r *Relay) settle(t *spool.Turn, q *spool.Queue, e *spool.Entry, env *message.Envelope, id message.ID, index int, s message.State, no *message.Refusal) (left uint64, told bool) {
+	r.remember(Event{time.Now(), id, env.To[index], s, because(no)})
+	left = q.Narrow(e, 1<<index)
+	owner, _ := e.Owner()
+	f, ok := owner.(*farOwner)
+	return left, ok && f.tell(t, index, s, no)
 }
 
 func because(no *message.Refusal) string {
@@ -243,24 +249,16 @@ func (r *Relay) answered(t *spool.Turn, e *message.Envelope) {
 			if entry == nil {
 				continue
 			}
-			_, open, raw, err := message.Unpack(packed)
-			var env message.Envelope
-			if err != nil || env.Parse(raw) != nil {
+			env, open, err := unpacked(packed)
+			if err != nil {
 				continue
 			}
-			q.SetOpen(entry, all(open, len(env.To)))
+			q.SetOpen(entry, open)
 			for i, to := range env.To {
 				if to != p.Receiver || q.Open(entry)&(1<<i) == 0 {
 					continue
 				}
-				r.remember(Event{time.Now(), message.IDOf(raw), to, state, p.Reason})
-				left := q.Narrow(entry, 1<<i)
-				if owner, _ := entry.Owner(); owner != nil {
-					if f, ok := owner.(*farOwner); ok {
-						f.tell(t, i, state, no)
-					}
-				}
-				if left == 0 {
+				if left, _ := r.settle(t, q, entry, &env, message.IDOf(env.Raw), i, state, no); left == 0 {
 					q.End(t, entry, state)
 				}
 			}
@@ -271,14 +269,12 @@ func (r *Relay) answered(t *spool.Turn, e *message.Envelope) {
 // oweAway is owe for what is given up in a queue for a server: each receiver there is
 // reported, if it is our own user's; what we pass on, its home gives up too.
 func (r *Relay) oweAway(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, report message.Report) {
-	_, open, raw, err := message.Unpack(q.Raw(e))
-	var env message.Envelope
-	if err != nil || env.Parse(raw) != nil || env.From.Server() != r.home || spool.IsCopies(q.Name()) {
+	env, open, err := unpacked(q.Raw(e))
+	if err != nil || env.From.Server() != r.home || spool.IsCopies(q.Name()) {
 		q.Forget(e)
 		return
 	}
-	q.SetOpen(e, all(open, len(env.To)))
-	left := q.Open(e)
+	left := q.SetOpen(e, open)
 	if left == 0 {
 		q.Forget(e)
 	}

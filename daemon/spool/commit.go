@@ -112,7 +112,7 @@ func (j *journal) prepare(ops []op) []op {
 		first, again := j.shared[&o.raw[0]]
 		if !again {
 			j.shared[&o.raw[0]], o.last = int32(i), int32(i)
-			o.want(message.IDOf(j.sp.o.Envelope(o.q.name, o.raw))) // without the queue's lock: it takes a while
+			o.want(message.IDOf(j.sp.o.Envelope(o.raw))) // without the queue's lock: it takes a while
 			continue
 		}
 		o.want(ops[first].id)

@@ -76,6 +76,7 @@ type Queue struct {
 	lanes    [message.Priorities]lane
 	ids      map[message.ID]struct{} // of durable entries and those being committed
 	authors  map[author]*Entry       // of all entries, once somebody has asked
+	wrote    map[*Entry]author       // the same the other way round: to know it without the disk
 	wakes    uint32                  // steady seconds at which the first of the resting is due; 0: none rests
 	count    int                     // entries that are not done
 	bytes    int64                   // of their envelopes
@@ -145,7 +146,7 @@ func (q *Queue) Put(t *Turn, p Put) {
 	l := &q.lanes[e.lane]
 	l.push(e)
 	if q.authors != nil {
-		q.authors[q.authorLocked(e)] = e
+		q.noteAuthorLocked(e)
 	}
 	q.count++
 	q.bytes += int64(size)
@@ -355,8 +356,9 @@ func (q *Queue) endLocked(e *Entry) {
 		q.unacked--
 	}
 	e.flags |= done
-	if q.authors != nil {
-		delete(q.authors, q.authorLocked(e))
+	if a, ok := q.wrote[e]; ok {
+		delete(q.wrote, e)
+		delete(q.authors, a)
 	}
 	q.count--
 	q.bytes -= int64(e.size)

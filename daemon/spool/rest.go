@@ -25,15 +25,8 @@ func (q *Queue) Rest(e *Entry, wait time.Duration) {
 	if q.wakes == 0 || e.due < q.wakes {
 		q.wakes = e.due
 	}
-	for {
-		first := q.sp.rested.Load()
-		if e.due >= first {
-			return
-		}
-		if q.sp.rested.CompareAndSwap(first, e.due) {
-			nudge(q.sp.stirred)
-			return
-		}
+	if lower(&q.sp.rested, e.due) {
+		nudge(q.sp.stirred)
 	}
 }
 
@@ -95,12 +88,7 @@ func (sp *Spool) wakeRested() {
 		}
 	}
 	turn.Run()
-	for {
-		old := sp.rested.Load()
-		if first >= old || sp.rested.CompareAndSwap(old, first) {
-			return
-		}
-	}
+	lower(&sp.rested, first)
 }
 
 // Narrow takes receivers out of those that an entry is for, and returns those that are
@@ -119,13 +107,15 @@ func (q *Queue) Open(e *Entry) uint64 {
 	return e.open
 }
 
-// SetOpen says whom an entry is for that was recovered.
-func (q *Queue) SetOpen(e *Entry, open uint64) {
+// SetOpen says whom an entry is for that was recovered, and returns the receivers that it
+// is still for.
+func (q *Queue) SetOpen(e *Entry, open uint64) (left uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if e.open == 0 {
 		e.open = open
 	}
+	return e.open
 }
 
 // author is who has written an envelope: a device, and its number there.
@@ -141,12 +131,12 @@ func (q *Queue) ByAuthor(device message.DeviceID, counter uint64) (e *Entry, raw
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.authors == nil {
-		q.authors = map[author]*Entry{}
+		q.authors, q.wrote = map[author]*Entry{}, map[*Entry]author{}
 		for i := range q.lanes {
 			l := &q.lanes[i]
 			for _, e := range l.ents[l.head:] {
 				if e.flags&done == 0 {
-					q.authors[q.authorLocked(e)] = e
+					q.noteAuthorLocked(e)
 				}
 			}
 		}
@@ -160,6 +150,11 @@ func (q *Queue) ByAuthor(device message.DeviceID, counter uint64) (e *Entry, raw
 	return e, raw
 }
 
+func (q *Queue) noteAuthorLocked(e *Entry) {
+	a := q.authorLocked(e)
+	q.authors[a], q.wrote[e] = e, a
+}
+
 func (q *Queue) authorLocked(e *Entry) author {
 	raw := e.raw
 	if raw == nil {
@@ -169,7 +164,7 @@ func (q *Queue) authorLocked(e *Entry) author {
 		}
 	}
 	var env message.Envelope
-	if env.ParseHead(q.sp.o.Envelope(q.name, raw)) != nil {
+	if env.ParseHead(q.sp.o.Envelope(raw)) != nil {
 		return author{}
 	}
 	return author{env.Device, env.Counter}

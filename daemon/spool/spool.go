@@ -48,7 +48,7 @@ type Options struct {
 
 	// Envelope returns the envelope that is in what a queue was given: all of it, unless
 	// there is something before it, as in the queues for servers.
-	Envelope func(queue string, raw []byte) []byte
+	Envelope func(raw []byte) []byte
 
 	// Expired is told of an entry that has waited too long, with no lock held. It
 	// sees to the bounce, and calls Forget when that is safe. Raw has the envelope.
@@ -95,7 +95,7 @@ func (o *Options) setDefaults() {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Envelope == nil {
-		o.Envelope = func(_ string, raw []byte) []byte { return raw }
+		o.Envelope = func(raw []byte) []byte { return raw }
 	}
 }
 

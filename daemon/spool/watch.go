@@ -2,6 +2,7 @@ package spool
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 )
 
@@ -127,15 +128,20 @@ func (sp *Spool) sweepHand(all bool) bool {
 
 // expireAt makes sure that watch looks when e is due.
 func (sp *Spool) expireAt(e *Entry) {
-	due := e.born + e.life
+	if lower(&sp.expiry, e.born+e.life) {
+		nudge(sp.stirred)
+	}
+}
+
+// lower makes a at most to, and tells whether it was more.
+func lower(a *atomic.Uint32, to uint32) bool {
 	for {
-		first := sp.expiry.Load()
-		if due >= first {
-			return
+		old := a.Load()
+		if to >= old {
+			return false
 		}
-		if sp.expiry.CompareAndSwap(first, due) {
-			nudge(sp.stirred)
-			return
+		if a.CompareAndSwap(old, to) {
+			return true
 		}
 	}
 }

@@ -44,13 +44,17 @@ func appendHead(b []byte, t Type, n int) []byte {
 // then gets may push the body on by two bytes.
 func begin(b []byte, t Type) (_ []byte, at int) { return append(b, byte(t), 0), len(b) + 2 }
 
-func finish(b []byte, at int) []byte {
+func finish(b []byte, at int) []byte { return finishWith(b, at, nil) }
+
+// finishWith is finish for a body that tail is the end of.
+func finishWith(b []byte, at int, tail []byte) []byte {
 	n := len(b) - at
-	size := message.UintSize(uint64(n))
+	length := uint64(n + len(tail))
+	size := message.UintSize(length)
 	b = append(b, make([]byte, size-1)...)
 	copy(b[at+size-1:], b[at:at+n])
-	message.AppendUint(b[:at-1], uint64(n))
-	return b
+	message.AppendUint(b[:at-1], length)
+	return append(b, tail...)
 }
 
 // Next takes the first frame off a record's plaintext.

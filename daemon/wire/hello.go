@@ -48,10 +48,7 @@ func (h *ServerHello) append(b []byte) []byte {
 	b = message.AppendString(b, h.Name)
 	b = message.AppendBytes(b, h.Ed25519[:])
 	b = appendFeatures(b, h.Features)
-	b = message.AppendArray(b, len(h.Public))
-	for _, a := range h.Public {
-		b = message.AppendString(b, a)
-	}
+	b = appendStrings(b, h.Public)
 	b = appendWindow(b, h.Window)
 	b = message.AppendUint(b, h.Idle)
 	if h.line == (transport.Properties{}) {
@@ -61,22 +58,25 @@ func (h *ServerHello) append(b []byte) []byte {
 	return message.AppendBytes(b, appendLine(nil, h.line))
 }
 
+// readPublic reads addresses at which a server is reached.
+func readPublic(r *message.Reader, most int) []string {
+	public := make([]string, r.Array(most))
+	for i := range public {
+		public[i] = r.String(64)
+		if _, err := netip.ParseAddrPort(public[i]); r.Err() == nil && err != nil {
+			r.Fail("%q is not ip:port", public[i])
+		}
+	}
+	return public
+}
+
 func (h *ServerHello) parse(b []byte) error {
 	r := message.NewReader(b)
 	r.Tuple(8)
-	h.Name = r.String(message.MaxName)
-	if err := message.CheckName(h.Name); r.Err() == nil && err != nil {
-		r.Fail("%v", err)
-	}
+	h.Name = r.Name()
 	copy(h.Ed25519[:], readKey(&r))
 	h.Features = readFeatures(&r)
-	h.Public = make([]string, r.Array(maxPublic))
-	for i := range h.Public {
-		h.Public[i] = r.String(64)
-		if _, err := netip.ParseAddrPort(h.Public[i]); r.Err() == nil && err != nil {
-			r.Fail("%q is not ip:port", h.Public[i])
-		}
-	}
+	h.Public = readPublic(&r, maxPublic)
 	h.Window = readWindow(&r)
 	h.Idle = r.Uint(1<<32 - 1)
 	r.Fields(func(key uint64) bool {
@@ -181,10 +181,7 @@ func (h *ClientHello) parse(b []byte) error {
 	if h.half && h.Method != ByDevice {
 		r.Fail("a new device with half a key")
 	}
-	h.User = r.String(message.MaxName)
-	if err := message.CheckName(h.User); r.Err() == nil && err != nil {
-		r.Fail("%v", err)
-	}
+	h.User = r.Name()
 	h.Password = r.String(maxSecret)
 	h.Label = r.Text(maxAgent)
 	h.Invite = r.Text(maxAgent)

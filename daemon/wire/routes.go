@@ -1,8 +1,6 @@
 package wire
 
 import (
-	"net/netip"
-
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
 )
@@ -150,11 +148,7 @@ func (a *Announcement) Sign(key identity.Key) []byte {
 	b = message.AppendBytes(b, a.Key[:])
 	b = message.AppendUint(b, uint64(a.Epoch))
 	b = message.AppendUint(b, uint64(a.Number))
-	public := a.Public[:min(len(a.Public), maxAnnounced)]
-	b = message.AppendArray(b, len(public))
-	for _, p := range public {
-		b = message.AppendString(b, p)
-	}
+	b = appendStrings(b, a.Public[:min(len(a.Public), maxAnnounced)])
 	return message.AppendBytes(b, key.Sign(append([]byte(announcementOf), b...)))
 }
 
@@ -163,21 +157,12 @@ func (a *Announcement) Sign(key identity.Key) []byte {
 func ParseAnnouncement(b []byte) (a Announcement, err error) {
 	r := message.NewReader(b)
 	r.Tuple(6)
-	a.Name = r.String(message.MaxName)
-	if err := message.CheckName(a.Name); r.Err() == nil && err != nil {
-		r.Fail("%v", err)
-	}
+	a.Name = r.Name()
 	if copy(a.Key[:], r.Bytes(len(a.Key))) < len(a.Key) && r.Err() == nil {
 		r.Fail("a key that is too short")
 	}
 	a.Epoch, a.Number = uint32(r.Uint(1<<32-1)), uint32(r.Uint(1<<32-1))
-	for range r.Array(maxAnnounced) {
-		p := r.String(64)
-		if _, err := netip.ParseAddrPort(p); r.Err() == nil && err != nil {
-			r.Fail("%q is not ip:port", p)
-		}
-		a.Public = append(a.Public, p)
-	}
+	a.Public = readPublic(&r, maxAnnounced)
 	if n := len(r.Bytes(64)); r.Err() == nil && n != 64 {
 		r.Fail("a signature of %d bytes", n)
 	}

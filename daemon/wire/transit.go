@@ -39,8 +39,8 @@ func transitSize(t Transit) int {
 
 // AppendEnvelope appends an envelope's frame.
 func AppendEnvelope(b []byte, t Transit, raw []byte) []byte {
-	b = appendHead(b, EnvelopeFrame, transitSize(t)+len(raw))
-	return append(appendTransit(b, t), raw...)
+	b, at := begin(b, EnvelopeFrame)
+	return finishWith(appendTransit(b, t), at, raw)
 }
 
 func appendTransit(b []byte, t Transit) []byte {
