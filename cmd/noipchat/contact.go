@@ -95,9 +95,9 @@ func doubt(store *client.Store, who message.Address) error {
 	if err != nil || !known {
 		return err
 	}
-	home, err := identity.ParsePublicKey(account.ServerKey)
+	home, err := account.HomeKey()
 	if err != nil {
-		return fmt.Errorf("the key of %s in this profile: %w", account.Address.Server(), err)
+		return err
 	}
 	return c.Doubt(home)
 }
@@ -283,8 +283,8 @@ func (a *app) contactWords() *cobra.Command {
 // keys asks for the devices of this profile's user, and of somebody else, if there
 // is one. home is their server's key.
 func (w *worker) keys(ctx context.Context, me client.Account, him message.Address) (mine, his []identity.PublicKey, home identity.PublicKey, err error) {
-	if home, err = identity.ParsePublicKey(me.ServerKey); err != nil {
-		return nil, nil, home, fmt.Errorf("the key of %s in this profile: %w", me.Address.Server(), err)
+	if home, err = me.HomeKey(); err != nil {
+		return nil, nil, home, err
 	}
 	err = w.ask(ctx, func(ctx context.Context) (err error) {
 		if mine, err = w.profile.Keys(ctx, me.Address); err != nil {

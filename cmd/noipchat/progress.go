@@ -54,7 +54,7 @@ func (p *progress) show(bytes, size int64) {
 	}
 	switch {
 	case p.json == nil:
-		p.bar.Show("%s", p.line())
+		p.bar.Show("%s", &p.step) // which makes the text when it writes one
 	case now.Sub(p.last) >= time.Second:
 		p.last = now
 		cli.JSON(p.json, p.step) // whether anybody reads it, the result will tell
@@ -63,7 +63,7 @@ func (p *progress) show(bytes, size int64) {
 
 const barWidth = 24
 
-func (s *step) line() string {
+func (s *step) String() string {
 	part := 1.0
 	if s.Size > 0 {
 		part = min(float64(s.Bytes)/float64(s.Size), 1)

@@ -235,7 +235,7 @@ func (a *app) await(ctx context.Context, w *worker, all []client.Message, s *sen
 				return false, err
 			}
 			all[i] = now
-			if len(s.files) == 0 { // of parts of files a watch tells nothing
+			if len(all) == 1 && len(s.files) == 0 { // a profile watches one; of parts of files a watch tells nothing
 				w.profile.Watch(now.ID) // a restored profile may give it another one
 			}
 			done := reached(now, s.goal)

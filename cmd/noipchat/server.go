@@ -54,9 +54,9 @@ func (a *app) serverList() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				key, err := identity.ParsePublicKey(account.ServerKey)
+				key, err := account.HomeKey()
 				if err != nil {
-					return fmt.Errorf("the key of %s in this profile: %w", home, err)
+					return err
 				}
 				if a.json {
 					return cli.JSON(cmd.OutOrStdout(), struct {

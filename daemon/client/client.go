@@ -99,9 +99,9 @@ func New(store *Store, o Options) (*Client, error) {
 	if !ok {
 		return nil, ErrNoAccount
 	}
-	server, err := identity.ParsePublicKey(account.ServerKey)
+	server, err := account.HomeKey()
 	if err != nil {
-		return nil, fmt.Errorf("the key of %s in this profile: %w", account.Address.Server(), err)
+		return nil, err
 	}
 	return &Client{
 		store: store, o: o, account: account, key: identity.KeyFromSeed(account.Seed), server: server,

@@ -338,6 +338,19 @@ func (l *link) take(body []byte) error {
 	return nil
 }
 
+// storeSettled stores what became of messages of ours, and wakes who waits for that.
+func (l *link) storeSettled(settled []Settled) error {
+	if len(settled) == 0 {
+		return nil
+	}
+	changed, err := l.c.store.Settle(settled)
+	if err != nil {
+		return fmt.Errorf("storing what became of a message: %w", err)
+	}
+	l.c.change(nil, appendIDs(nil, changed)...)
+	return nil
+}
+
 // settle stores what the home says of what we sent.
 func (l *link) settle(body []byte) error {
 	a := &l.ack
@@ -351,12 +364,8 @@ func (l *link) settle(body []byte) error {
 	if err != nil {
 		return err
 	}
-	if len(settled) > 0 {
-		changed, err := l.c.store.Settle(settled)
-		if err != nil {
-			return fmt.Errorf("storing what became of a message: %w", err)
-		}
-		l.c.change(nil, appendIDs(nil, changed)...)
+	if err := l.storeSettled(settled); err != nil {
+		return err
 	}
 	for _, f := range again {
 		if err := l.postpone(f, now); err != nil {

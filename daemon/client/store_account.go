@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
 )
 
@@ -18,6 +19,15 @@ type Account struct {
 	ServerKey string           `json:"server_key"` // the home server's public key, as it is printed
 	Servers   []string         `json:"servers"`    // addresses of the home server as of package transport, in the order of trying
 	Created   time.Time        `json:"created"`
+}
+
+// HomeKey is the home server's public key.
+func (a *Account) HomeKey() (identity.PublicKey, error) {
+	key, err := identity.ParsePublicKey(a.ServerKey)
+	if err != nil {
+		err = fmt.Errorf("the key of %s in this profile: %w", a.Address.Server(), err)
+	}
+	return key, err
 }
 
 var errNoAccount = errors.New("there is no account here yet")

@@ -15,7 +15,7 @@ import (
 // With unsure the home knows only that the device has not gone beyond counter.
 func (s *Store) Prove(counter uint64, unsure bool) error {
 	var due bool
-	err := s.db.QueryRow("SELECT counter < ? OR EXISTS (SELECT 1 FROM outbox WHERE unproven = 1) FROM account", int64(counter)).Scan(&due)
+	err := s.db.QueryRow("SELECT counter < ? OR EXISTS (SELECT 1 FROM outbox WHERE unproven = 1) OR EXISTS (SELECT 1 FROM outfile WHERE unproven = 1) FROM account", int64(counter)).Scan(&due)
 	if err != nil {
 		return s.failed("comparing counters", err)
 	}
@@ -41,7 +41,14 @@ func (s *Store) prove(counter uint64) error {
 			return err
 		}
 	}
+	return s.markProven()
+}
+
+func (s *Store) markProven() error {
 	_, err := s.exec("UPDATE outbox SET unproven = 0 WHERE unproven = 1")
+	if err == nil {
+		_, err = s.exec("UPDATE outfile SET unproven = 0 WHERE unproven = 1")
+	}
 	return err
 }
 
@@ -103,8 +110,5 @@ func (s *Store) renumber() error {
 // confirm notes that what other processes have written since Prove is proven too: they
 // count where it has led the counter.
 func (s *Store) confirm() error {
-	return s.write("noting what is sent", func() error {
-		_, err := s.exec("UPDATE outbox SET unproven = 0 WHERE unproven = 1")
-		return err
-	})
+	return s.write("noting what is sent", s.markProven)
 }

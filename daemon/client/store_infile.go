@@ -306,7 +306,7 @@ func (s *Store) finishFile(ctx context.Context, seq int64, raw []byte, server st
 		}
 		m = Message{ID: message.IDOf(raw), From: e.From, Device: e.Device, Counter: e.Counter, To: e.To, State: message.Delivered.String(),
 			Out: ofOurs(&account, &e), Kind: e.Kind, Created: storedTime(int64(e.Created)), At: storedTime(time.Now().UnixMilli()),
-			Server: server, Body: file.Name, File: &file, Unverified: unverified}
+			Server: server, Body: file.Name, File: &file, Unverified: unverified, listID: e.List}
 		var reading any
 		if !m.Out {
 			reading = notShown

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -80,6 +81,26 @@ func TestList(t *testing.T) {
 	check(t, err)
 	if _, err := s.EnqueueToList(t.Context(), alone, Outgoing{Body: []byte("hello me")}); err == nil {
 		t.Error("a message to nobody")
+	}
+}
+
+// TestFileOfList: a file that came to a list is in that list's history.
+func TestFileOfList(t *testing.T) {
+	s := aliceStore(t)
+	roster := message.Roster{Name: "friends", Members: []message.Address{alice, bob, carol}}
+	check(t, receive(t, s, incoming(t, message.Envelope{Kind: message.Members, From: bob, Device: bobDevice, Counter: 1, Body: roster.Append(nil)}))[0].Err)
+	l, ok, err := s.List("friends")
+	if check(t, err); !ok {
+		t.Fatal("the list isn't here")
+	}
+	data := []byte("to all of you")
+	for i, b := range []body{&message.Manifest{Name: "a.txt", Size: int64(len(data)), Hash: sha256.Sum256(data)}, &message.Part{Manifest: 2, Data: data}} {
+		receive(t, s, incoming(t, message.Envelope{Kind: message.File, From: bob, Device: bobDevice, Counter: uint64(2 + i), List: l.ID, Body: b.Append(nil)}))
+	}
+	finished(t, s)
+	have, err := s.History(Query{List: &l})
+	if check(t, err); len(have) != 1 || have[0].Body != "a.txt" || have[0].List != "friends" {
+		t.Errorf("the list's history has %+v", have)
 	}
 }
 

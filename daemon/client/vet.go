@@ -74,13 +74,9 @@ func (l *link) vet(ctx context.Context, p message.Priority, pending []Pending) (
 			}
 		}
 	}
-	if len(refused) == 0 {
-		return pending, nil
+	if err := l.storeSettled(refused); err != nil {
+		return nil, err
 	}
-	if _, err := l.c.store.Settle(refused); err != nil {
-		return nil, fmt.Errorf("storing what became of a message: %w", err)
-	}
-	l.c.change(nil)
 	return slices.DeleteFunc(pending, func(e Pending) bool { return len(e.Open) == 0 }), nil
 }
 
