@@ -155,7 +155,6 @@ func (d *Daemon) openState() (err error) {
 	if err := ownKey(c, d.key.Public()); err != nil {
 		return err
 	}
-	d.setPeers(c)
 	d.federation, err = peer.New(peer.Options{
 		Home: c.Name, Key: d.key, State: d.o.State, Servers: d.servers, Relay: d.relay, Spool: d.spool,
 		Agent: "noipchatd/" + d.o.Version, Log: d.o.Log,

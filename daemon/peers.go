@@ -36,19 +36,16 @@ func (d *Daemon) setPeers(c *config.Config) {
 	}
 	unknown, _ := identity.ParseUnknown(c.Federation.Unknown) // Load has checked it
 	d.servers.Configure(peers, unknown)
-	if d.federation == nil {
-		return
-	}
 	to := peer.Config{
 		MaxHops: c.MaxHops, Open: unknown != identity.RefuseUnknown, Refuse: c.Federation.Unverified == "refuse", Public: d.interfaces.public(),
 		Flood: int64(c.Federation.FloodQuota),
 	}
 	for _, p := range c.Peers {
 		q := peer.Peer{Name: p.Name, Reaches: p.Reaches}
-		for _, k := range linksOf(p) {
+		for _, k := range byCost(p) {
 			q.Ways = append(q.Ways, peer.Way{
 				Address: transport.Address{Kind: k.Kind, Local: k.Local, Remote: cmp.Or(k.Remote, transport.Command(k.Command))},
-				Timeout: time.Duration(k.TimeoutSeconds * float64(time.Second)), Cost: k.Cost,
+				Timeout: time.Duration(k.Timeout), Cost: k.Cost,
 			})
 		}
 		to.Peers = append(to.Peers, q)
@@ -143,15 +140,20 @@ func keyText(key identity.PublicKey) (text, fingerprint string) {
 	return key.String(), key.Fingerprint()
 }
 
-// linksOf returns the links of a peer in the order in which they are tried.
+// byCost returns the links of a peer in the order in which they are tried.
+func byCost(p config.Peer) []config.Link {
+	links := slices.Clone(p.Links)
+	slices.SortStableFunc(links, func(a, b config.Link) int { return cmp.Compare(a.Cost, b.Cost) })
+	return links
+}
+
 func linksOf(p config.Peer) (all []control.Link) {
-	for _, k := range p.Links {
+	for _, k := range byCost(p) {
 		all = append(all, control.Link{
 			Kind: k.Kind, Local: k.Local, Remote: k.Remote, Command: k.Command,
 			TimeoutSeconds: time.Duration(k.Timeout).Seconds(), Cost: k.Cost,
 		})
 	}
-	slices.SortStableFunc(all, func(a, b control.Link) int { return cmp.Compare(a.Cost, b.Cost) })
 	return all
 }
 
@@ -166,11 +168,12 @@ func (d *Daemon) Routes(context.Context) ([]control.Route, error) {
 		all = append(all, v)
 	}
 	for _, p := range d.conf().Peers {
+		metric := 0
+		if links := byCost(p); len(links) > 0 {
+			metric = links[0].Cost
+		}
 		for _, name := range p.Reaches {
-			v := control.Route{Server: name, Via: p.Name, Static: true}
-			if links := linksOf(p); len(links) > 0 {
-				v.Metric = links[0].Cost
-			}
+			v := control.Route{Server: name, Via: p.Name, Static: true, Metric: metric}
 			key, _ := d.servers.Known(name)
 			_, v.Fingerprint = keyText(key)
 			v.Verified = !key.IsZero()

@@ -219,11 +219,7 @@ func (s *stage) cast(ctx context.Context, name, key string) (*person, error) {
 	if _, err := s.admin.AddUser(ctx, name, "not a secret"); err != nil {
 		return nil, err
 	}
-	status, err := s.admin.Status(ctx)
-	if err != nil {
-		return nil, err
-	}
-	p := &person{name: name, home: status.Server}
+	p := &person{name: name, home: s.name}
 	server, err := identity.ParsePublicKey(key)
 	if err != nil {
 		return nil, err

@@ -379,12 +379,10 @@ func TestHandoffConfiguration(t *testing.T) {
 // talk: the link comes back, and everything arrives once.
 func TestHandoffLinked(t *testing.T) {
 	one, two := newTheatre(t, 2*time.Minute), newTheatre(t, 2*time.Minute)
-	config := func(h *theatre, name, more string) {
-		text := fmt.Sprintf("name = %q\nlog = \"stderr\"\n[[interface]]\nbind = %q\n%s", name, h.address, more)
-		h.must(os.WriteFile(filepath.Join(h.dir, "noipchat.toml"), []byte(text), 0o600))
-	}
-	config(one, "server1", "[[peer]]\nname = \"server2\"\n")
-	config(two, "server2", fmt.Sprintf("[[peer]]\nname = \"server1\"\n[[peer.link]]\nremote = %q\ntimeout = \"0s\"\n", one.address))
+	two.name = "server2"
+	two.must(two.configure())
+	one.must(one.add("[[peer]]\nname = \"server2\"\n"))
+	two.must(two.add("[[peer]]\nname = \"server1\"\n[[peer.link]]\nremote = %q\ntimeout = \"0s\"\n", one.address))
 	one.start()
 	two.start()
 	alice, err := one.cast(one.ctx, "alice", one.status().Key)

@@ -76,7 +76,7 @@ func (c *checkup) old() {
 		return
 	}
 	do := "noipctl reload"
-	if slices.ContainsFunc(changes, func(c config.Change) bool { return !c.Hot && !c.Handoff }) {
+	if slices.ContainsFunc(changes, config.Change.Cold) {
 		do = "systemctl restart noipchat"
 	}
 	c.add(severe, "reload", do, "%s has %d changes that are not live, the first: %s", c.path, len(changes), changes[0])

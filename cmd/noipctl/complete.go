@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -50,6 +51,16 @@ func (a *app) sessionIDs(cmd *cobra.Command, _ []string) (words []string) {
 	sessions, _ := a.daemon().Sessions(cmd.Context())
 	for _, s := range sessions {
 		words = append(words, s.ID+"\t"+string(s.User))
+	}
+	return words
+}
+
+func (a *app) peerNames(cmd *cobra.Command, _ []string) (words []string) {
+	peers, _ := a.daemon().Peers(cmd.Context())
+	for _, p := range peers { // several may wait with one name
+		if !slices.Contains(words, p.Name) {
+			words = append(words, p.Name)
+		}
 	}
 	return words
 }

@@ -195,7 +195,7 @@ func (g *guide) plan(files map[string]string, c *config.Config) {
 
 // cold tells whether the running server can't take the change.
 func (g *guide) cold(c *config.Config) bool {
-	return g.setup.have != nil && slices.ContainsFunc(config.Diff(g.setup.have, c), func(c config.Change) bool { return !c.Hot && !c.Handoff })
+	return g.setup.have != nil && slices.ContainsFunc(config.Diff(g.setup.have, c), config.Change.Cold)
 }
 
 // asOpen are the interfaces of a configuration, as if all were open.
@@ -331,12 +331,7 @@ func (g *guide) start(ctx context.Context, c *config.Config, undo func() error) 
 	}
 	switch {
 	case running && !g.cold(c) && !g.low(c, s.Interfaces):
-		if _, err := d.Reload(ctx, 0); err != nil {
-			if errors.Is(err, control.ErrConfig) {
-				err = errors.Join(err, undo())
-				d.Reload(ctx, 0) // so that it forgets the error; it has told us
-				err = fmt.Errorf("%w\nthe files are as they were before", err)
-			}
+		if err := g.reloadOr(ctx, "the configuration", undo); err != nil {
 			return nil, err
 		}
 	case onSystemd(g.path):

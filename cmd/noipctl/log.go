@@ -70,7 +70,7 @@ func (a *app) logCommand() *cobra.Command {
 	f.IntVarP(&count, "lines", "n", 200, "the last `NUMBER` of lines")
 	f.StringVar(&file, "file", "", "read the log in `FILE`")
 	cmd.RegisterFlagCompletionFunc("user", complete(true, a.userNames))
-	cmd.RegisterFlagCompletionFunc("peer", a.peerNames)
+	cmd.RegisterFlagCompletionFunc("peer", complete(true, a.peerNames))
 	cmd.RegisterFlagCompletionFunc("id", complete(true, a.waitingIDs))
 	return cmd
 }

@@ -139,7 +139,7 @@ func (a *app) peerShow() *cobra.Command {
 		Short:             "show all that is known of a server",
 		Example:           "noipctl peer show server2",
 		Args:              cli.Args("NAME"),
-		ValidArgsFunction: a.peerNames,
+		ValidArgsFunction: complete(false, a.peerNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			peers, err := a.daemon().Peers(cmd.Context())
 			if err != nil {
@@ -239,7 +239,7 @@ func (a *app) peerTrust() *cobra.Command {
 			"more than one key, say which by its fingerprint; it takes the place of the one that was known.",
 		Example:           "noipctl peer trust server2\nnoipctl peer trust 3f2a-91c0-77de-0b1c",
 		Args:              cli.Args("NAME|FINGERPRINT"),
-		ValidArgsFunction: a.peerNames,
+		ValidArgsFunction: complete(false, a.peerNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := a.daemon().TrustPeer(cmd.Context(), args[0])
 			if err != nil {
@@ -257,7 +257,7 @@ func (a *app) peerDistrust() *cobra.Command {
 		Long:              "Ends the link to a server, and refuses its name and its key, until peer trust. What waits\nfor it goes on waiting. This goes before what the configuration says.",
 		Example:           "noipctl peer distrust server2",
 		Args:              cli.Args("NAME"),
-		ValidArgsFunction: a.peerNames,
+		ValidArgsFunction: complete(false, a.peerNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := a.daemon().DistrustPeer(cmd.Context(), args[0])
 			if err != nil {
@@ -278,23 +278,6 @@ func (a *app) decided(cmd *cobra.Command, p control.Peer) error {
 		what += ", " + p.Fingerprint
 	}
 	return a.done(cmd, p.Name, what)
-}
-
-// peerNames completes the name of a server.
-func (a *app) peerNames(cmd *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	peers, err := a.daemon().Peers(cmd.Context())
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	for _, p := range peers {
-		if !slices.Contains(names, p.Name) {
-			names = append(names, p.Name)
-		}
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 func (a *app) routeCommand() *cobra.Command {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -197,15 +198,21 @@ func (a *app) toPaste(cmd *cobra.Command, path, text string) error {
 // take has the daemon take what is on disk; if that refuses, the file is again what
 // it was before.
 func (a *app) take(cmd *cobra.Command, f peerFile, before string) error {
-	_, err := a.daemon().Reload(cmd.Context(), 0)
+	return a.reloadOr(cmd.Context(), f.path, func() error { return f.put(before) })
+}
+
+// reloadOr has the daemon take what is on disk; if that refuses, undo makes what it was
+// before.
+func (a *app) reloadOr(ctx context.Context, what string, undo func() error) error {
+	_, err := a.daemon().Reload(ctx, 0)
 	if !errors.Is(err, control.ErrConfig) {
 		return err
 	}
-	if undo := f.put(before); undo != nil {
-		return fmt.Errorf("%w\nand %s can't be put back: %w", err, f.path, undo)
+	if undo := undo(); undo != nil {
+		return fmt.Errorf("%w\nand %s can't be put back: %w", err, what, undo)
 	}
-	a.daemon().Reload(cmd.Context(), 0) // so that it forgets the error; it has told us
-	return fmt.Errorf("%w\n%s is as it was before", err, f.path)
+	a.daemon().Reload(ctx, 0) // so that it forgets the error; it has told us
+	return fmt.Errorf("%w\n%s is as it was before", err, what)
 }
 
 func (a *app) peerRemove() *cobra.Command {
@@ -216,7 +223,7 @@ func (a *app) peerRemove() *cobra.Command {
 			"it, and reloads. Its key stays known. What waits for it goes on waiting.",
 		Example:           "noipctl peer remove server2",
 		Args:              cli.Args("NAME"),
-		ValidArgsFunction: a.peerNames,
+		ValidArgsFunction: complete(false, a.peerNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.daemon().Status(cmd.Context())
 			if err != nil {

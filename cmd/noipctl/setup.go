@@ -24,6 +24,7 @@ type setup struct {
 
 	name, register, log string
 	interfaces          []config.Interface // those of the file at path; Public as it is to be written, nil: not at all
+	were                []config.Interface // as they are in the file
 	peers               map[string]string  // files in conf.d, and what they are to say
 }
 
@@ -52,6 +53,7 @@ func newSetup(path string) (*setup, error) {
 		}
 		s.interfaces = append(s.interfaces, i)
 	}
+	s.were = slices.Clone(s.interfaces)
 	return s, nil
 }
 
@@ -102,10 +104,9 @@ func (s *setup) edited() (text string, err error) {
 	set("name", fmt.Sprintf("%q", s.have.Name), fmt.Sprintf("%q", s.name))
 	set("log", fmt.Sprintf("%q", s.have.Log), fmt.Sprintf("%q", s.log))
 	set("register.mode", fmt.Sprintf("%q", s.have.Register.Mode), fmt.Sprintf("%q", s.register))
-	before, _ := newSetup(s.path) // it could be read a moment ago
 	var cut []string
 	var added []config.Interface
-	for n, i := range before.interfaces {
+	for n, i := range s.were {
 		at := slices.IndexFunc(s.interfaces, func(now config.Interface) bool { return now.String() == i.String() })
 		if at < 0 {
 			cut = append(cut, fmt.Sprintf("interface[%d]", n))
@@ -114,7 +115,7 @@ func (s *setup) edited() (text string, err error) {
 		}
 	}
 	for _, i := range s.interfaces {
-		if !slices.ContainsFunc(before.interfaces, func(old config.Interface) bool { return old.String() == i.String() }) {
+		if !slices.ContainsFunc(s.were, func(old config.Interface) bool { return old.String() == i.String() }) {
 			added = append(added, i)
 		}
 	}

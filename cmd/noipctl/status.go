@@ -135,19 +135,26 @@ func bar(n, most int) string {
 	return strings.Repeat("█", full) + strings.Repeat("░", width-full)
 }
 
+// up counts the links that are up.
+func (v survey) up() (n int) {
+	for _, p := range v.peers {
+		if p.State == control.Up {
+			n++
+		}
+	}
+	return n
+}
+
 // peerRows draws the links to other servers.
 func (v survey) peerRows(t *cli.Table) {
 	if len(v.peers) == 0 {
 		return
 	}
-	up, width := 0, 0
+	width := 0
 	for _, p := range v.peers {
 		width = max(width, len(p.Name))
-		if p.State == control.Up {
-			up++
-		}
 	}
-	t.Row("peers", fmt.Sprintf("%d, up %d", len(v.peers), up))
+	t.Row("peers", fmt.Sprintf("%d, up %d", len(v.peers), v.up()))
 	for _, p := range v.peers {
 		line := "├╌╌╌✗ "
 		switch p.State {

@@ -86,14 +86,8 @@ func (a *app) glance(ctx context.Context, screen bool) (string, error) {
 		fmt.Fprintf(&b, "%s, each time anew; Ctrl-C ends it\n\n", now)
 		err = v.table().Write(&b, "")
 	default:
-		up := 0
-		for _, p := range v.peers {
-			if p.State == "up" {
-				up++
-			}
-		}
 		fmt.Fprintf(&b, "%s  %s: %d sessions, %d messages wait, %d of %d peers up, %s free, %d notices\n",
-			now, v.Server, v.Sessions, v.Queues.Messages, up, len(v.peers), cli.Size(v.Disk.Free), len(v.Notices))
+			now, v.Server, v.Sessions, v.Queues.Messages, v.up(), len(v.peers), cli.Size(v.Disk.Free), len(v.Notices))
 	}
 	return b.String(), err
 }

@@ -19,6 +19,9 @@ type Change struct {
 	Handoff bool `json:"handoff"` // can be applied by a handoff
 }
 
+// Cold tells whether only a restart applies it.
+func (c Change) Cold() bool { return !c.Hot && !c.Handoff }
+
 // String is the change on one line.
 func (c Change) String() string {
 	switch {
