@@ -219,3 +219,21 @@ func TestRefuseUnverified(t *testing.T) {
 		}
 	})
 }
+
+// TestBackoff: who loses a link that held is there again at once, however often.
+func TestBackoff(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		w.link("a", "b", 0)
+		w.servers["a"].linked("b")
+		for n := range 12 {
+			time.Sleep(time.Hour)
+			w.plug("a", "b", false)
+			w.plug("a", "b", true)
+			time.Sleep(100 * time.Millisecond)
+			if names := w.servers["a"].peers.Names(); len(names) != 1 {
+				t.Fatalf("after loss %d there are links to %q", n+1, names)
+			}
+		}
+	})
+}
