@@ -228,8 +228,8 @@ func TestBackoff(t *testing.T) {
 		w.servers["a"].linked("b")
 		for n := range 12 {
 			time.Sleep(time.Hour)
-			w.plug("a", "b", false)
-			w.plug("a", "b", true)
+			w.servers["b"].peers.Pause(message.Defer(message.CodeStopping, 0, "for a test"))
+			w.servers["b"].peers.Reclaim()
 			time.Sleep(100 * time.Millisecond)
 			if names := w.servers["a"].peers.Names(); len(names) != 1 {
 				t.Fatalf("after loss %d there are links to %q", n+1, names)
