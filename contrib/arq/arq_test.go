@@ -85,7 +85,7 @@ func client(l *end, id uint16) (net.Conn, <-chan error) {
 	go listen(l, heard)
 	done := make(chan error, 1)
 	go func() {
-		done <- (&link{id: id, began: true, first: true, line: l, heard: heard, burst: 4, wait: 20 * time.Second, in: far, out: far}).run()
+		done <- (&link{id: id, began: true, first: true, line: l, heard: heard, burst: 4, wait: 8 * time.Second, in: far, out: far}).run()
 		far.Close()
 	}()
 	return near, done
@@ -104,7 +104,7 @@ func TestOverRadio(t *testing.T) {
 			streams := make(chan net.Conn, 1)
 			served := make(chan error, 1)
 			go func() {
-				served <- serve(ctx, b, heard, 4, 20*time.Second, func(context.Context) (io.ReadWriteCloser, error) {
+				served <- serve(ctx, b, heard, 4, 8*time.Second, func(context.Context) (io.ReadWriteCloser, error) {
 					one, other := net.Pipe()
 					streams <- other
 					return one, nil
@@ -154,6 +154,52 @@ func TestOverRadio(t *testing.T) {
 			synctest.Wait()
 		})
 	}
+}
+
+// TestFirstLost: a first frame that is lost is said again before whoever connects over
+// a line of 1,200 bit/s has lost patience, which is after 21 seconds.
+func TestFirstLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, a, b := line(0)
+		r.dead = true
+		near, done := client(a, 1)
+		heard := make(chan frame)
+		go listen(b, heard)
+		ctx, cancel := context.WithCancel(t.Context())
+		connected := make(chan net.Conn)
+		served := make(chan error, 1)
+		go func() {
+			served <- serve(ctx, b, heard, 4, 8*time.Second, func(context.Context) (io.ReadWriteCloser, error) {
+				one, other := net.Pipe()
+				connected <- other
+				return one, nil
+			})
+		}()
+		start := time.Now()
+		go near.Write([]byte("hello?"))
+		time.Sleep(3 * time.Second) // of the bubble: the frame is through, and lost
+		r.word <- struct{}{}
+		r.dead = false
+		<-r.word
+		far := <-connected
+		if _, err := io.ReadFull(far, make([]byte, 6)); err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(start); d > 15*time.Second {
+			t.Errorf("it is heard after %v", d)
+		}
+		near.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		close(a.way)
+		close(b.way)
+		synctest.Wait()
+	})
 }
 
 // TestDeadLine: who hears nothing gives up.

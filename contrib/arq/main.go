@@ -34,7 +34,7 @@ usage: arq [--burst N] [--wait TIME] DEVICE
   --run     wait for connections, and run the command for each, on its input and output;
             words between spaces, no shell
   --burst   frames of at most 120 bytes that are sent before an answer (default 4)
-  --wait    for the first answer (default 20s); later as long as answers take
+  --wait    for the first answer (default 8s); later as long as answers take
 
 The speed of DEVICE is set with stty before. A client, and its server:
 
@@ -47,7 +47,7 @@ func main() {
 	flags.SetOutput(io.Discard)
 	run := flags.String("run", "", "")
 	burst := flags.Int("burst", 4, "")
-	wait := flags.Duration("wait", 20*time.Second, "")
+	wait := flags.Duration("wait", 8*time.Second, "")
 	err := flags.Parse(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		fmt.Print(help)
