@@ -123,11 +123,12 @@ type link struct {
 	early   [9]*frame // that have come before next; early[n] has the number next + n
 	turn    byte      // our last
 	theirs  byte
-	first   bool // the other side has not answered yet
-	began   bool // by this side
-	over    bool // the other side's end has come
-	ended   bool // ours is sent
-	said    time.Time
+	first   bool          // the other side has not answered yet
+	began   bool          // by this side
+	over    bool          // the other side's end has come
+	ended   bool          // ours is sent
+	asked   byte          // the turn in which an answer was last asked for
+	said    time.Time     // when; zero: it has come
 	patient time.Duration // measured
 }
 
@@ -175,7 +176,6 @@ func (l *link) run(before ...frame) error {
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
 	silent := 0 // times that nothing came in answer
-	fresh := 0  // the last of sent were said once only
 	slower := 0 // the wait is doubled so often: until it can be measured again
 	// speak says what is not acknowledged, and what waits if that is to go too, or that
 	// there is nothing. It gives the word if there is something to be acknowledged.
@@ -185,7 +185,6 @@ func (l *link) run(before ...frame) error {
 			l.turn++
 		}
 		var b []byte
-		fresh = 0
 		if all {
 			for len(waits) > 0 && len(l.sent) < l.burst {
 				f := frame{id: l.id, bits: counts, number: l.number, data: waits[0]}
@@ -198,7 +197,6 @@ func (l *link) run(before ...frame) error {
 					f.bits |= begins
 				}
 				l.number++
-				fresh++
 				l.sent = append(l.sent, f)
 			}
 		}
@@ -225,7 +223,7 @@ func (l *link) run(before ...frame) error {
 			}
 			wait <<= slower
 			timer.Reset(wait + rand.N(wait/2)) // else two who speak at once do so for ever
-			l.said = time.Now()
+			l.asked, l.said = l.turn, time.Now()
 		}
 		_, err := l.line.Write(b)
 		return err
@@ -238,12 +236,12 @@ func (l *link) run(before ...frame) error {
 			return errUnknown
 		}
 		silent, l.first = 0, false
+		if f.turn == l.asked+1 && !l.said.IsZero() { // it answers what was said last, however often that was said
+			l.patient = max(time.Since(l.said), l.patient*15/16)
+			l.said, slower = time.Time{}, 0
+		}
 		if n := f.next - l.sentFrom(); int(n) <= len(l.sent) && n > 0 {
 			l.sent = l.sent[n:]
-			if len(l.sent) < fresh { // said for the first time in our last turn, so it is that which was heard
-				l.patient = max(time.Since(l.said), l.patient*15/16)
-				fresh, slower = 0, 0
-			}
 		}
 		for i := range l.sent[min(1, len(l.sent)):] {
 			l.sent[i+1].there = l.sent[i+1].there || i < 8 && f.mask&(1<<i) != 0 && f.next == l.sentFrom()
