@@ -254,7 +254,7 @@ func (d *Daemon) Queue(_ context.Context, p control.QueuePage) ([]control.QueueI
 	if len(queues) == 0 {
 		return nil, fmt.Errorf("queue %s: %w", p.Name, control.ErrNotFound)
 	}
-	if i := slices.IndexFunc(queues, func(q *spool.Queue) bool { _, ok := q.Since(p.After); return ok }); i > 0 {
+	if i := slices.IndexFunc(queues, func(q *spool.Queue) bool { _, _, ok := q.Since(p.After); return ok }); i > 0 {
 		queues = queues[i:]
 	}
 	var page []control.QueueItem
@@ -310,22 +310,32 @@ func (d *Daemon) RemoveFromQueue(_ context.Context, name string, ids []message.I
 }
 
 // Trace implements control.Daemon: what happened here to a message that was on
-// this server's disk, and where it waits. What went from hand to hand has left no
-// trace: its sender knows.
+// this server's disk or was passed on, and where it waits. What went from hand to hand
+// between two devices here has left no trace: its sender knows.
 func (d *Daemon) Trace(_ context.Context, id message.ID) (control.Trace, error) {
 	t := control.Trace{ID: id}
 	for _, q := range d.spool.Queues() {
-		if at, ok := q.Since(id); ok {
-			t.Events = append(t.Events, control.TraceEvent{
-				At: at, Server: d.conf().Name, Event: "held", Receiver: message.Address(relay.Destination(q.Name())), Detail: "waits in queue " + q.Name(),
-			})
+		if at, raw, ok := q.Since(id); ok {
+			passage, _ := message.Split(raw)
+			e := control.TraceEvent{At: at, Server: d.conf().Name, Event: "held", Receiver: message.Address(relay.Destination(q.Name())), Detail: "waits in queue " + q.Name(), Path: passage.Path}
+			if len(e.Path) > 1 {
+				e.Detail += ", came by " + e.Path.String()
+			}
+			t.Events = append(t.Events, e)
 		}
 	}
 	for _, e := range d.relay.Trail(id) {
-		t.Events = append(t.Events, control.TraceEvent{At: e.At, Server: d.conf().Name, Event: e.State.String(), Receiver: e.Receiver, Detail: e.Reason})
+		event := control.TraceEvent{At: e.At, Server: d.conf().Name, Event: e.State.String(), Receiver: e.Receiver, Detail: e.Reason, Path: e.Path}
+		switch {
+		case e.Via != "":
+			event.Event, event.Detail = "passed on", "to "+e.Via
+		case e.State == message.Delivered && len(e.Path) > 0:
+			event.Detail = "by " + e.Path.String()
+		}
+		t.Events = append(t.Events, event)
 	}
 	if len(t.Events) == 0 {
-		return t, fmt.Errorf("message %s: %w on this server's disk, now or lately; what went from hand to hand leaves no trace", id, control.ErrNotFound)
+		return t, fmt.Errorf("message %s: %w here, now or lately; what went from hand to hand between two users of this server leaves no trace", id, control.ErrNotFound)
 	}
 	slices.SortStableFunc(t.Events, func(a, b control.TraceEvent) int { return a.At.Compare(b.At) })
 	return t, nil

@@ -10,13 +10,15 @@ import (
 
 	"github.com/noipchat/noipchat/cmd/cli"
 	"github.com/noipchat/noipchat/daemon/client"
+	"github.com/noipchat/noipchat/daemon/message"
 )
 
 func (a *app) statusCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "status ID",
-		Short:   "say what became of a message, for each receiver",
-		Long:    "Says what became of a message, for each receiver. ID may be shortened to 6 digits or more.",
+		Use:   "status ID",
+		Short: "say what became of a message, for each receiver",
+		Long: `Says what became of a message, for each receiver, step by step. Of one that went to another server it
+says which servers it crossed, and how long after the one before it came to each. ID may be shortened to 6 digits or more.`,
 		Example: "noipchat status 3f2a91c077de0b1c",
 		Args:    cli.Args("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -36,13 +38,11 @@ func (a *app) statusCommand() *cobra.Command {
 				return cli.JSON(cmd.OutOrStdout(), m)
 			}
 			var t cli.Table
-			t.Row("ID", "FOR", "STATE", "SINCE", "REASON")
+			t.Row("ID", "FOR", "STATE", "SINCE", "DETAIL")
 			for _, r := range m.Recipients {
-				reason := r.Reason
-				if r.Code != 0 && reason == "" {
-					reason = r.Code.String()
+				for _, s := range stages(&m, &r) {
+					t.Row(m.ID.String(), string(r.Address), s.state.String(), s.at.Local().Format(time.DateTime), s.detail)
 				}
-				t.Row(m.ID.String(), string(r.Address), r.State.String(), r.At.Local().Format(time.DateTime), reason)
 			}
 			if !m.Out {
 				t.Row(m.ID.String(), "you", m.State, m.At.Local().Format(time.DateTime), "")
@@ -50,6 +50,38 @@ func (a *app) statusCommand() *cobra.Command {
 			return t.Write(cmd.OutOrStdout(), "")
 		},
 	}
+}
+
+// stage is a state that a message had for a receiver.
+type stage struct {
+	state  message.State
+	at     time.Time
+	detail string
+}
+
+// stages returns the states that a message had, as far as they are known, the one that
+// it has last.
+func stages(m *client.Message, r *client.Recipient) (all []stage) {
+	add := func(state message.State, at time.Time, detail string) {
+		if !at.IsZero() && (len(all) == 0 || all[len(all)-1].state < state) {
+			all = append(all, stage{state, at, detail})
+		}
+	}
+	way := ""
+	if len(r.Path) > 0 {
+		way = "by " + r.Path.String()
+	}
+	if r.State > message.Queued {
+		add(message.Queued, m.At, "")
+	}
+	add(message.Held, r.Held, "")
+	add(message.Delivered, r.Delivered, way)
+	detail := r.Reason
+	if r.Code != 0 && detail == "" {
+		detail = r.Code.String()
+	}
+	add(r.State, r.At, detail)
+	return all
 }
 
 func (a *app) historyCommand() *cobra.Command {

@@ -124,7 +124,7 @@ func TestMessageJSON(t *testing.T) {
 	have, err := json.Marshal(m)
 	check(t, err)
 	want := fmt.Sprintf(`{"seq":1,"id":"%v","out":true,"from":"alice@server1","device":"a11ce00000000001","counter":1,"to":["bob@server2"],`+
-		`"recipients":[{"address":"bob@server2","state":"held","at":"2026-03-01T12:00:00Z"}],"state":"held","kind":"text",`+
+		`"recipients":[{"address":"bob@server2","state":"held","at":"2026-03-01T12:00:00Z","held":"2026-03-01T12:00:00Z"}],"state":"held","kind":"text",`+
 		`"created":"2026-03-01T12:00:00Z","at":"2026-03-01T12:00:00Z","text":"hi"}`, m.ID)
 	if string(have) != want {
 		t.Errorf("JSON is\n%s, want\n%s", have, want)

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -245,7 +246,10 @@ func (s *Store) report(account *Account, e *message.Envelope, at time.Time) (cha
 		}
 		changed = append(changed, c...)
 	}
-	return changed, nil, nil
+	if len(p.Path) > 0 {
+		err = s.way(&p)
+	}
+	return changed, nil, err
 }
 
 // readElsewhere marks what another device of ours has shown: it has written the
@@ -275,6 +279,33 @@ const raiseOwn = `SELECT r.message, r.position, m.id, m.counter
 const raiseOther = `SELECT r.message, r.position, m.id, m.counter
 		FROM message m CROSS JOIN recipient r ON r.message = m.seq
 		WHERE m.device = ?3 AND m.counter BETWEEN ?4 AND ?5 AND m.out = 1 AND r.receiver = ?1 AND r.state < ?2 AND (m.kind <> 2 OR ?2 = 6)`
+
+// way notes which way the messages of a report have come: the ages are those of the last.
+func (s *Store) way(p *message.Report) error {
+	note := func(path message.Path, g message.Range) error {
+		b, err := json.Marshal(path)
+		if err == nil {
+			_, err = s.exec(`UPDATE recipient SET path = ? WHERE path = '' AND receiver = ? AND message IN
+				(SELECT seq FROM message WHERE out = 1 AND device = ? AND counter BETWEEN ? AND ?)`,
+				string(b), p.Receiver, int64(p.Device), int64(g.First), int64(g.Last))
+		}
+		return err
+	}
+	last := p.Counters[len(p.Counters)-1].Last
+	if err := note(p.Path, message.Range{First: last, Last: last}); err != nil {
+		return err
+	}
+	names := p.Path.Clone()
+	for i := range names {
+		names[i].Age = 0
+	}
+	for _, g := range p.Counters {
+		if err := note(names, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // raise does one range of a report. What it says of files, but that they were read,
 // is for raiseFile.

@@ -2,6 +2,8 @@ package client
 
 import (
 	"database/sql"
+	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 
@@ -55,6 +57,10 @@ type Recipient struct {
 	Code    message.Code    `json:"code,omitempty"`
 	Reason  string          `json:"reason,omitempty"`
 	At      time.Time       `json:"at"` // when we learned of the state
+
+	Held      time.Time    `json:"held,omitzero"`      // when we learned that our home has it; zero: that was never the news
+	Delivered time.Time    `json:"delivered,omitzero"` // that a device of the receiver's has it
+	Path      message.Path `json:"path,omitempty"`     // by which it came to him, if that is known; ages of 0 too if they aren't
 }
 
 // Change is a state that has risen.
@@ -161,7 +167,7 @@ func (s *Store) addRecipients(m *Message) error {
 	if !m.Out {
 		return nil
 	}
-	rows, err := s.db.Query("SELECT receiver, state, code, reason, at FROM recipient WHERE message = ? ORDER BY position", m.Seq)
+	rows, err := s.db.Query("SELECT receiver, state, code, reason, at, held, delivered, path FROM recipient WHERE message = ? ORDER BY position", m.Seq)
 	if err != nil {
 		return err
 	}
@@ -169,11 +175,23 @@ func (s *Store) addRecipients(m *Message) error {
 	behind := message.Read
 	for rows.Next() {
 		var r Recipient
-		var at int64
-		if err := rows.Scan(&r.Address, &r.State, &r.Code, &r.Reason, &at); err != nil {
+		var at, held, delivered int64
+		var path []byte
+		if err := rows.Scan(&r.Address, &r.State, &r.Code, &r.Reason, &at, &held, &delivered, &path); err != nil {
 			return err
 		}
+		if len(path) > 0 {
+			if err := json.Unmarshal(path, &r.Path); err != nil {
+				return fmt.Errorf("the path of message %v: %w", m.ID, err)
+			}
+		}
 		r.At = storedTime(at)
+		if held > 0 {
+			r.Held = storedTime(held)
+		}
+		if delivered > 0 {
+			r.Delivered = storedTime(delivered)
+		}
 		behind = min(behind, r.State)
 		m.Recipients = append(m.Recipients, r)
 	}

@@ -6,7 +6,7 @@ import "fmt"
 // file's version is its user_version. A step that was in a release is never
 // changed. Times are milliseconds since 1970. Devices are 64-bit numbers, which
 // SQLite shows as signed.
-var storeSchemas = [...]string{schema1, schemaDevices, schemaFiles, schemaLists, schemaHistory, schemaServers}
+var storeSchemas = [...]string{schema1, schemaDevices, schemaFiles, schemaLists, schemaHistory, schemaServers, schemaSteps}
 
 const schema1 = `
 -- Who this profile is; one row. counter is the last that an envelope took.
@@ -232,6 +232,19 @@ const schemaServers = `
 -- 1: it came from another server's user, and our home can't verify that.
 ALTER TABLE message ADD COLUMN unverified INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE infile ADD COLUMN unverified INTEGER NOT NULL DEFAULT 0;
+`
+
+const schemaSteps = `
+-- The steps on the way to a state, 0 if not known; and the path to the receiver, as JSON of message.Path.
+ALTER TABLE recipient ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE recipient ADD COLUMN delivered INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE recipient ADD COLUMN path TEXT NOT NULL DEFAULT '';
+CREATE TRIGGER recipient_held AFTER UPDATE OF state ON recipient WHEN NEW.state = 2 BEGIN
+	UPDATE recipient SET held = NEW.at WHERE message = NEW.message AND position = NEW.position;
+END;
+CREATE TRIGGER recipient_delivered AFTER UPDATE OF state ON recipient WHEN NEW.state = 5 BEGIN
+	UPDATE recipient SET delivered = NEW.at WHERE message = NEW.message AND position = NEW.position;
+END;
 `
 
 // storeApplication is "NIPC", the application_id of a file of ours.

@@ -26,7 +26,7 @@ func TestMigrate(t *testing.T) {
 	s := openStore(t, dir)
 	check(t, s.Close())
 	s = openStore(t, dir) // as it is from now on
-	if a, known, err := s.Account(); err != nil || !known || a.Address != alice || a.Device != aliceDevice || count(t, s, "pragma_user_version WHERE user_version = 6") != 1 {
+	if a, known, err := s.Account(); err != nil || !known || a.Address != alice || a.Device != aliceDevice || count(t, s, "pragma_user_version WHERE user_version = 7") != 1 {
 		t.Errorf("the account: %+v, %v, %v", a, known, err)
 	}
 	all, err := s.History(Query{})

@@ -219,6 +219,7 @@ type TraceEvent struct {
 	Event    string          `json:"event"`
 	Receiver message.Address `json:"receiver,omitempty"` // "": of all
 	Detail   string          `json:"detail,omitempty"`
+	Path     message.Path    `json:"path,omitempty"` // by which it came here, or to its receiver
 }
 
 // The states of a link to a peer.

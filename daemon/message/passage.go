@@ -4,17 +4,89 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 )
 
 // Passage is what goes with an envelope from server to server, and what each of them
 // may change; with what its home says for those who don't get it from the home itself.
 type Passage struct {
-	Hops       uint8    // servers that it may still cross after the next one
-	Path       []string // servers that it has crossed, its home first
-	Proof      Proof    // that its home has sent it; zero: none
-	Key        []byte   // its home's public key, where no announcement of it goes the same way; empty: not said
-	Unverified bool     // its home's key isn't known: for the receiver's device
+	Hops       uint8  // servers that it may still cross after the next one
+	Path       Path   // servers that it has crossed, its home first
+	Proof      Proof  // that its home has sent it; zero: none
+	Key        []byte // its home's public key, where no announcement of it goes the same way; empty: not said
+	Unverified bool   // its home's key isn't known: for the receiver's device
+}
+
+// Path is the servers that have held an envelope, in their order. Each wrote itself;
+// nobody can verify another one.
+type Path []Crossing
+
+// Crossing is a server and how old the envelope was when it came there, in seconds:
+// ages can be compared where clocks can't.
+type Crossing struct {
+	Server string `json:"server"`
+	Age    uint32 `json:"age,omitempty"`
+}
+
+// String returns the servers with what time it took from each to the next, as in
+// "server1, server2 after 2s, server3".
+func (p Path) String() string {
+	var b strings.Builder
+	for i, c := range p {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(c.Server)
+		if i > 0 && c.Age > p[i-1].Age {
+			fmt.Fprintf(&b, " after %v", time.Duration(c.Age-p[i-1].Age)*time.Second)
+		}
+	}
+	return b.String()
+}
+
+// And is the path with one more server, if there is room; p stays as it is.
+func (p Path) And(server string, age uint32) Path {
+	if len(p) >= MaxPath {
+		return p
+	}
+	return append(p[:len(p):len(p)], Crossing{server, age})
+}
+
+// Same tells whether two paths have the same servers.
+func (p Path) Same(o Path) bool {
+	return slices.EqualFunc(p, o, func(a, b Crossing) bool { return a.Server == b.Server })
+}
+
+// Clone is a path that shares nothing.
+func (p Path) Clone() Path {
+	c := slices.Clone(p)
+	for i := range c {
+		c[i].Server = strings.Clone(c[i].Server)
+	}
+	return c
+}
+
+// Append appends a path as it is on the wire: an array of names and ages in turn.
+func (p Path) Append(b []byte) []byte {
+	b = AppendArray(b, 2*len(p))
+	for _, c := range p {
+		b = AppendUint(AppendString(b, c.Server), uint64(c.Age))
+	}
+	return b
+}
+
+// Path reads what Path.Append has written, which is not empty. Strings share the bytes.
+func (r *Reader) Path() (p Path) {
+	n := r.Array(2 * MaxPath)
+	if (n == 0 || n%2 != 0) && r.err == nil {
+		r.Fail("a path of %d names and ages", n)
+	}
+	for range n / 2 {
+		p = append(p, Crossing{r.Name(), uint32(r.Uint(1<<32 - 1))})
+	}
+	return p
 }
 
 // Bounds of a Passage.
@@ -53,7 +125,7 @@ func (p *Passage) AppendMap(b []byte) []byte {
 		b = AppendUint(append(b, keyHops), uint64(p.Hops))
 	}
 	if len(p.Path) > 0 {
-		b = AppendString(append(b, keyPath), strings.Join(p.Path, " "))
+		b = p.Path.Append(append(b, keyPath))
 	}
 	if p.Proof.Signature != nil {
 		b = AppendBytes(append(b, keySignature), p.Proof.Signature)
@@ -78,15 +150,7 @@ func (p *Passage) Field(r *Reader, key uint64) bool {
 			r.Fail("0 hops are not said")
 		}
 	case keyPath:
-		p.Path = strings.Split(r.String(MaxPath*(MaxName+1)), " ")
-		if len(p.Path) > MaxPath {
-			r.Fail("a path of %d servers", len(p.Path))
-		}
-		for _, name := range p.Path {
-			if err := CheckName(name); err != nil && r.err == nil {
-				r.Fail("path: %v", err)
-			}
-		}
+		p.Path = r.Path()
 	case keySignature:
 		if p.Proof.Signature = r.Bytes(ed25519.SignatureSize); len(p.Proof.Signature) != ed25519.SignatureSize && r.err == nil {
 			r.Fail("a signature of %d bytes", len(p.Proof.Signature))
@@ -129,16 +193,22 @@ func Unpack(packed []byte) (p Passage, open uint64, envelope []byte, err error) 
 	return p, open, r.Rest(), nil
 }
 
-// EnvelopeOf returns the envelope in what waits somewhere: that may be one, or what Pack
-// has made. An envelope begins with an array, a pack with a number.
-func EnvelopeOf(raw []byte) []byte {
+// Split returns the envelope in what waits somewhere, and its passage: that may be one
+// alone, or what Pack has made. An envelope begins with an array, a pack with a number.
+func Split(raw []byte) (p Passage, envelope []byte) {
 	if len(raw) == 0 || raw[0]&0xf0 == 0x90 {
-		return raw
+		return p, raw
 	}
-	_, _, envelope, err := Unpack(raw)
+	p, _, envelope, err := Unpack(raw)
 	if err != nil {
-		return nil
+		return Passage{}, nil
 	}
+	return p, envelope
+}
+
+// EnvelopeOf is Split for who wants the envelope only.
+func EnvelopeOf(raw []byte) []byte {
+	_, envelope := Split(raw)
 	return envelope
 }
 

@@ -10,9 +10,9 @@ import (
 func TestPassage(t *testing.T) {
 	for _, want := range []Passage{
 		{},
-		{Hops: 9, Path: []string{"server1"}},
-		{Hops: 255, Path: []string{"a", "b", "c"}, Unverified: true},
-		{Path: []string{"a"}, Proof: Proof{Signature: make([]byte, 64)}},
+		{Hops: 9, Path: Path{{"server1", 0}}},
+		{Hops: 255, Path: Path{{"a", 0}, {"b", 1}, {"c", 1<<32 - 1}}, Unverified: true},
+		{Path: Path{{"a", 7}}, Proof: Proof{Signature: make([]byte, 64)}},
 		{Proof: Proof{Signature: make([]byte, 64), Siblings: make([]byte, 3*siblingSize)}},
 	} {
 		packed := Pack(&want, 5, []byte("envelope"))
@@ -52,7 +52,7 @@ func TestProof(t *testing.T) {
 }
 
 func FuzzUnpack(f *testing.F) {
-	f.Add(Pack(&Passage{Hops: 3, Path: []string{"a", "b"}, Proof: Proof{Signature: make([]byte, 64), Siblings: make([]byte, siblingSize)}}, 3, []byte("e")))
+	f.Add(Pack(&Passage{Hops: 3, Path: Path{{"a", 0}, {"b", 300}}, Proof: Proof{Signature: make([]byte, 64), Siblings: make([]byte, siblingSize)}}, 3, []byte("e")))
 	f.Add(Pack(&Passage{Unverified: true}, 0, nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, open, envelope, err := Unpack(b)

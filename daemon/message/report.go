@@ -7,8 +7,8 @@ import "fmt"
 // the receiver himself, or a server that had them in its hands.
 //
 // On the wire it is an array of 5: state, receiver, device, an array of first
-// and count for each range, and a map with 1 the code and 2 the reason: a bounce
-// has a code, a receipt has neither, and an empty reason is left out.
+// and count for each range, and a map with 1 the code, 2 the reason and 3 the path: a
+// bounce has a code, a receipt has neither that nor a reason, and what is empty is left out.
 type Report struct {
 	State    State
 	Receiver Address
@@ -16,6 +16,7 @@ type Report struct {
 	Counters Ranges   // and their counters; at most MaxRanges
 	Code     Code     // of a bounce; Append leaves out a receipt's
 	Reason   string   // of a bounce, for people; as in a Refusal
+	Path     Path     // by which they came, with the ages of the one with the highest counter; empty: not said
 }
 
 // MaxRanges bounds the ranges in one report.
@@ -29,14 +30,23 @@ func (p *Report) Append(dst []byte) []byte {
 	dst = AppendUint(dst, uint64(p.Device))
 	dst = AppendRanges(dst, p.Counters)
 	reason := Clean(p.Reason, MaxReason)
-	switch {
-	case !p.State.failed():
-		return AppendMap(dst, 0)
-	case reason == "":
-		return AppendUint(append(AppendMap(dst, 1), 1), uint64(p.Code))
+	n := 0
+	for _, there := range []bool{p.State.failed(), p.State.failed() && reason != "", len(p.Path) > 0} {
+		if there {
+			n++
+		}
 	}
-	dst = AppendUint(append(AppendMap(dst, 2), 1), uint64(p.Code))
-	return AppendString(append(dst, 2), reason)
+	dst = AppendMap(dst, n)
+	if p.State.failed() {
+		dst = AppendUint(append(dst, 1), uint64(p.Code))
+		if reason != "" {
+			dst = AppendString(append(dst, 2), reason)
+		}
+	}
+	if len(p.Path) > 0 {
+		dst = p.Path.Append(append(dst, 3))
+	}
+	return dst
 }
 
 // failed tells that a report of the state is a bounce.
@@ -61,6 +71,8 @@ func (p *Report) Parse(body []byte) error {
 			if p.Reason = r.Text(MaxReason); p.Reason == "" {
 				r.Fail("an empty reason")
 			}
+		case 3:
+			p.Path = r.Path()
 		default:
 			return false
 		}

@@ -24,6 +24,9 @@ func aReport(r *rand.Rand) Report {
 	if p.State.failed() {
 		p.Code, p.Reason = Code(1+r.IntN(127)), strings.Repeat("ß", r.IntN(3))
 	}
+	for range r.IntN(3) {
+		p.Path = p.Path.And(fmt.Sprint("server", r.IntN(9)), r.Uint32()>>r.IntN(32))
+	}
 	return p
 }
 
@@ -47,6 +50,13 @@ func TestReportOracle(t *testing.T) {
 		}
 		if p.Reason != "" {
 			more["2"] = p.Reason
+		}
+		if len(p.Path) > 0 {
+			var path []any
+			for _, c := range p.Path {
+				path = append(path, c.Server, c.Age)
+			}
+			more["3"] = path
 		}
 		want := []any{uint64(p.State), string(p.Receiver), uint64(p.Device), counters, more}
 		if fmt.Sprint(v) != fmt.Sprint(want) {

@@ -224,9 +224,17 @@ func forge(t testing.TB, e message.Envelope, change func(*message.Envelope)) []b
 	return written(t, e)
 }
 
+// path is one of servers without ages.
+func path(names ...string) (p message.Path) {
+	for _, name := range names {
+		p = append(p, message.Crossing{Server: name})
+	}
+	return p
+}
+
 // passage is what goes with an envelope that key signs.
-func passage(key identity.Key, raw []byte, path ...string) message.Passage {
-	return message.Passage{Hops: 5, Path: path, Proof: message.Prove(key.Sign, [][]byte{raw})[0]}
+func passage(key identity.Key, raw []byte, names ...string) message.Passage {
+	return message.Passage{Hops: 5, Path: path(names...), Proof: message.Prove(key.Sign, [][]byte{raw})[0]}
 }
 
 // marks returns which of what somebody has is marked as unverified.
@@ -652,10 +660,10 @@ func TestNonsense(t *testing.T) {
 		{"an ack of something beyond", of(1, wire.AppendAck(nil, &wire.Ack{Beyond: message.Ranges{{First: 5, Last: 1 << 40}}})), false},
 		{"an exception of what was not sent", of(1, wire.AppendAck(nil, &wire.Ack{Exceptions: []wire.Exception{{Number: 7, State: message.Held}}})), false},
 		{"an ack of nothing", of(1, wire.AppendAck(nil, &wire.Ack{})), true},
-		{"a path too long", of(1, envelope(wire.Transit{Passage: message.Passage{Path: slices.Repeat([]string{"x"}, message.MaxPath+1)}})), false},
-		{"a path of long names", of(1, envelope(wire.Transit{Passage: message.Passage{Path: slices.Repeat([]string{long + long}, message.MaxPath)}})), false},
-		{"a path of no names", of(1, envelope(wire.Transit{Passage: message.Passage{Path: []string{"../../etc"}}})), false},
-		{"the longest path", of(1, envelope(wire.Transit{Passage: message.Passage{Path: slices.Repeat([]string{long}, message.MaxPath)}})), true},
+		{"a path too long", of(1, envelope(wire.Transit{Passage: message.Passage{Path: slices.Repeat(path("x"), message.MaxPath+1)}})), false},
+		{"a path of long names", of(1, envelope(wire.Transit{Passage: message.Passage{Path: slices.Repeat(path(long+long), message.MaxPath)}})), false},
+		{"a path of no names", of(1, envelope(wire.Transit{Passage: message.Passage{Path: path("../../etc")}})), false},
+		{"the longest path", of(1, envelope(wire.Transit{Passage: message.Passage{Path: slices.Repeat(path(long), message.MaxPath)}})), true},
 		{"a passage too long", of(1, envelope(wire.Transit{Passage: message.Passage{Proof: message.Proof{Signature: make([]byte, 64), Siblings: make([]byte, 33*300)}}})), false},
 		{"a short signature", of(1, envelope(wire.Transit{Passage: message.Passage{Proof: message.Proof{Signature: make([]byte, 63)}}})), false},
 		{"a short key", of(1, envelope(wire.Transit{Passage: message.Passage{Key: make([]byte, 63)}})), false},
@@ -711,9 +719,9 @@ func TestHopsAreClamped(t *testing.T) {
 					to = "bob@n"
 				}
 				raw := written(t, text("mallory@m", to, 1, "far"))
-				m.say(wire.AppendEnvelope(nil, wire.Transit{Passage: message.Passage{Hops: 255, Path: []string{"m"}}}, raw))
+				m.say(wire.AppendEnvelope(nil, wire.Transit{Passage: message.Passage{Hops: 255, Path: path("m")}}, raw))
 				x := n.letters(message.Text, 1)[0]
-				if p := x.transit.Passage; p.Hops > 4 || !slices.Equal(p.Path, []string{"m", "a"}) || !bytes.Equal(x.Raw, raw) {
+				if p := x.transit.Passage; p.Hops > 4 || !p.Path.Same(path("m", "a")) || !bytes.Equal(x.Raw, raw) {
 					t.Errorf("it goes on with %d hops over %v", p.Hops, p.Path)
 				}
 			})
@@ -737,7 +745,7 @@ func TestFlooded(t *testing.T) {
 		body := strings.Repeat("x", 1000)
 		for i := range count {
 			e := text(message.Address(fmt.Sprint("mallory@m", i%700)), message.Address(fmt.Sprint("bob@nowhere", i)), uint64(i+1), body)
-			frame := wire.AppendEnvelope(nil, wire.Transit{Passage: message.Passage{Hops: 9, Path: []string{"m"}}}, written(t, e))
+			frame := wire.AppendEnvelope(nil, wire.Transit{Passage: message.Passage{Hops: 9, Path: path("m")}}, written(t, e))
 			m.mu.Lock()
 			m.unsaid = append(m.unsaid, frame)
 			m.mu.Unlock()
@@ -776,7 +784,7 @@ func FuzzLink(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(wire.AppendPong(wire.AppendPing(nil)))
 	f.Add(wire.AppendEnvelope(nil, wire.Transit{}, mail))
-	f.Add(wire.AppendEnvelope(nil, wire.Transit{Open: 2, Age: 7, Passage: message.Passage{Hops: 255, Path: []string{"x", "m"}, Key: make([]byte, 64), Proof: message.Proof{Signature: make([]byte, 64), Siblings: make([]byte, 66)}}}, mail))
+	f.Add(wire.AppendEnvelope(nil, wire.Transit{Open: 2, Age: 7, Passage: message.Passage{Hops: 255, Path: path("x", "m"), Key: make([]byte, 64), Proof: message.Proof{Signature: make([]byte, 64), Siblings: make([]byte, 66)}}}, mail))
 	f.Add(wire.AppendAck(nil, &wire.Ack{Upto: 1, Beyond: message.Ranges{{First: 3, Last: 4}}, Exceptions: []wire.Exception{{Number: 1, State: message.Held}, {Number: 2, State: message.Refused, Refusal: message.Refuse(message.CodeFull, "x")}}}))
 	key := identity.NewKey()
 	a := wire.Announcement{Name: "x", Key: key.Public(), Epoch: 3, Number: 4, Public: []string{"192.0.2.9:1"}}
@@ -792,7 +800,7 @@ func FuzzLink(f *testing.F) {
 		bubble(t, func(t *testing.T, w *world) {
 			w.add("a")
 			m, n := w.lie("m", key, "a"), w.lie("n", identity.NewKey(), "a")
-			n.say(wire.AppendEnvelope(nil, wire.Transit{Passage: message.Passage{Hops: 2, Path: []string{"n"}}}, mail)) // something to ack
+			n.say(wire.AppendEnvelope(nil, wire.Transit{Passage: message.Passage{Hops: 2, Path: path("n")}}, mail)) // something to ack
 			m.say(plain)
 			n.lives()
 		})

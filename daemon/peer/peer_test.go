@@ -109,6 +109,15 @@ func TestLine(t *testing.T) {
 				alice.learns(m, bob, message.Delivered)
 				synctest.Wait()
 				time.Sleep(time.Minute)
+				path := alice.fate(m, bob.address()).Path
+				for i := range n {
+					if len(path) != n || path[i].Server != name(i) || i > 0 && path[i].Age < path[i-1].Age {
+						t.Fatalf("alice is told that it came by %v", path)
+					}
+				}
+				if !c.together && path[n-1].Age < 9*60 {
+					t.Errorf("it came by %v, sooner than the cables were in", path)
+				}
 				for name, s := range w.servers {
 					if left, _ := s.spool.Waiting(); left != 0 {
 						t.Errorf("at %s %d are left", name, left)

@@ -102,9 +102,7 @@ func (r *Relay) putAway(t *spool.Turn, e *message.Envelope, a *Arrival, away far
 	if hops := uint8(r.hops.Load()); a.Link == "" || p.Hops > hops {
 		p.Hops = hops
 	}
-	if len(p.Path) < message.MaxPath {
-		p.Path = append(p.Path[:len(p.Path):len(p.Path)], r.home)
-	}
+	p.Path = p.Path.And(r.home, a.Age)
 	for server, owner := range away {
 		put := spool.Put{Raw: message.Pack(&p, owner.mask, e.Raw), Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner, Open: owner.mask}
 		if r.spread(t, &Away{server, e, a.Link, a.Verified, &p, put}) {
@@ -131,7 +129,7 @@ const maxResend = time.Hour
 // Taken notes that the server via has acked an entry of a queue for a server, with
 // what it said of receivers other than that they have it.
 func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, via string, said []Said) {
-	env, open, err := unpacked(q.Raw(e))
+	path, env, open, err := unpacked(q.Raw(e))
 	if err != nil {
 		q.End(t, e, message.Held)
 		return
@@ -143,6 +141,13 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 		}
 	}
 	kept := env.From.Server() == r.home && env.From.User() != "" && env.Kind != message.Receipt
+	id := e.ID()
+	if id == (message.ID{}) && (kept || env.Kind == message.Text) {
+		id = message.IDOf(env.Raw)
+	}
+	if id != (message.ID{}) && !env.Kind.Reports() {
+		r.remember(Event{ID: id, State: message.Held, Via: via, Path: path})
+	}
 	switch {
 	case !kept && later == 0:
 		q.End(t, e, message.Held)
@@ -153,7 +158,8 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 	}
 	left := q.SetOpen(e, open)
 	if via == q.Name() { // its users are there: what it says holds
-		id, fates := message.IDOf(env.Raw), make(map[int]Said, len(said))
+		path = path.And(via, uint32(q.Age(e).Seconds()))
+		fates := make(map[int]Said, len(said))
 		for _, s := range said {
 			fates[s.Receiver] = s
 		}
@@ -162,9 +168,9 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 			switch {
 			case left&(1<<i) == 0:
 			case !other:
-				left = r.fate(t, l, q, e, &env, id, i, message.Delivered, nil)
+				left = r.fate(t, l, q, e, &env, id, i, message.Delivered, nil, path)
 			case s.No != nil && s.No.Permanent:
-				left = r.fate(t, l, q, e, &env, id, i, s.State, s.No)
+				left = r.fate(t, l, q, e, &env, id, i, s.State, s.No, nil)
 			}
 		}
 	}
@@ -178,37 +184,38 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 	q.Rest(e, later)
 }
 
-// unpacked is the envelope in what waits for a server, and for whom it waited at first.
-func unpacked(packed []byte) (env message.Envelope, open uint64, err error) {
-	_, open, raw, err := message.Unpack(packed)
+// unpacked is the envelope in what waits for a server, which way it has come, and for
+// whom it waited at first.
+func unpacked(packed []byte) (path message.Path, env message.Envelope, open uint64, err error) {
+	p, open, raw, err := message.Unpack(packed)
 	if err == nil {
 		err = env.Parse(raw)
 	}
 	if open == 0 {
 		open = 1<<len(env.To) - 1
 	}
-	return env, open, err
+	return p.Path, env, open, err
 }
 
 // fate notes what became of an entry for one receiver, and tells its author. It returns
 // the receivers that are left.
-func (r *Relay) fate(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, env *message.Envelope, id message.ID, index int, s message.State, no *message.Refusal) (left uint64) {
-	left, told := r.settle(t, q, e, env, id, index, s, no)
+func (r *Relay) fate(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, env *message.Envelope, id message.ID, index int, s message.State, no *message.Refusal, path message.Path) (left uint64) {
+	left, told := r.settle(t, q, e, env, id, index, s, no, path)
 	if told {
 		return left
 	}
-	report := message.Report{State: s, Receiver: env.To[index], Device: env.Device}
+	report := message.Report{State: s, Receiver: env.To[index], Device: env.Device, Path: path}
 	if no != nil {
 		report.Code, report.Reason = no.Code, no.Reason
 	}
-	l.account(account{relay: r, to: env.From, report: report}).report.Counters.Add(env.Counter)
+	l.note(account{relay: r, to: env.From, report: report}, env.Counter)
 	return left
 }
 
 // settle is fate for whoever knows that the author is told by others: told says whether he
 // was by the one who waited for that.
-func (r *Relay) settle(t *spool.Turn, q *spool.Queue, e *spool.Entry, env *message.Envelope, id message.ID, index int, s message.State, no *message.Refusal) (left uint64, told bool) {
-	r.remember(Event{time.Now(), id, env.To[index], s, because(no)})
+func (r *Relay) settle(t *spool.Turn, q *spool.Queue, e *spool.Entry, env *message.Envelope, id message.ID, index int, s message.State, no *message.Refusal, path message.Path) (left uint64, told bool) {
+	r.remember(Event{ID: id, Receiver: env.To[index], State: s, Reason: because(no), Path: path})
 	left = q.Narrow(e, 1<<index)
 	owner, _ := e.Owner()
 	f, ok := owner.(*farOwner)
@@ -249,7 +256,7 @@ func (r *Relay) answered(t *spool.Turn, e *message.Envelope) {
 			if entry == nil {
 				continue
 			}
-			env, open, err := unpacked(packed)
+			_, env, open, err := unpacked(packed)
 			if err != nil {
 				continue
 			}
@@ -258,7 +265,7 @@ func (r *Relay) answered(t *spool.Turn, e *message.Envelope) {
 				if to != p.Receiver || q.Open(entry)&(1<<i) == 0 {
 					continue
 				}
-				if left, _ := r.settle(t, q, entry, &env, message.IDOf(env.Raw), i, state, no); left == 0 {
+				if left, _ := r.settle(t, q, entry, &env, message.IDOf(env.Raw), i, state, no, p.Path); left == 0 {
 					q.End(t, entry, state)
 				}
 			}
@@ -269,7 +276,7 @@ func (r *Relay) answered(t *spool.Turn, e *message.Envelope) {
 // oweAway is owe for what is given up in a queue for a server: each receiver there is
 // reported, if it is our own user's; what we pass on, its home gives up too.
 func (r *Relay) oweAway(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, report message.Report) {
-	env, open, err := unpacked(q.Raw(e))
+	_, env, open, err := unpacked(q.Raw(e))
 	if err != nil || env.From.Server() != r.home || spool.IsCopies(q.Name()) {
 		q.Forget(e)
 		return
@@ -282,11 +289,10 @@ func (r *Relay) oweAway(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry
 		if left&(1<<i) == 0 {
 			continue
 		}
-		r.remember(Event{time.Now(), e.ID(), to, report.State, report.Reason})
+		r.remember(Event{ID: e.ID(), Receiver: to, State: report.State, Reason: report.Reason})
 		p := report
 		p.Receiver, p.Device = to, env.Device
-		a := l.account(account{relay: r, to: env.From, report: p, q: q})
-		a.report.Counters.Add(env.Counter)
+		a := l.note(account{relay: r, to: env.From, report: p, q: q}, env.Counter)
 		if left &^= 1 << i; left == 0 {
 			a.done = append(a.done, e)
 		}

@@ -21,8 +21,9 @@ type branch struct {
 	author  message.Address
 	device  message.DeviceID // that wrote it
 	counter uint64
-	report  bool // it is one itself: there is no receipt for a receipt
-	vouch   bool // the author is told by us, and whoever brought it that we have it
+	report  bool         // it is one itself: there is no receipt for a receipt
+	path    message.Path // by which it came from another server
+	vouch   bool         // the author is told by us, and whoever brought it that we have it
 
 	mu       sync.Mutex // guards what follows
 	left     int
@@ -38,9 +39,9 @@ const (
 	ours                  // the author's other devices
 )
 
-func (r *Relay) newBranch(e *message.Envelope, to message.Address, b *box, owner spool.Owner, token uint64, o *others, vouch bool) *branch {
+func (r *Relay) newBranch(e *message.Envelope, to message.Address, b *box, owner spool.Owner, token uint64, o *others, vouch bool, path message.Path) *branch {
 	br := &branch{relay: r, owner: owner, token: token, box: b, to: to, others: o, author: e.From, device: e.Device, counter: e.Counter, left: 1,
-		report: e.Kind.Reports(), vouch: vouch}
+		report: e.Kind.Reports(), vouch: vouch, path: path}
 	if b != nil {
 		br.left = len(b.queues)
 	}

@@ -27,6 +27,17 @@ type account struct {
 	done   []*spool.Entry
 }
 
+// note has the account for what is the same as in like be about one more envelope.
+func (l *Ledger) note(like account, counter uint64) *account {
+	a := l.account(&like)
+	p := &a.report
+	if n := len(p.Counters); n == 0 || counter > p.Counters[n-1].Last {
+		p.Path = like.report.Path
+	}
+	p.Counters.Add(counter)
+	return a
+}
+
 // Delivered notes that a device has acked an entry whose sender had been told Held.
 func (r *Relay) Delivered(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry) {
 	r.stats.Delivered.Add(1)
@@ -41,7 +52,7 @@ func (r *Relay) Bounce(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry,
 
 func (r *Relay) owe(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, report message.Report) {
 	var env message.Envelope
-	raw := message.EnvelopeOf(q.Raw(e))
+	passage, raw := message.Split(q.Raw(e))
 	if err := env.ParseHead(raw); err != nil || env.Kind.Reports() || env.From.User() == "" {
 		q.Forget(e) // no receipt for a receipt, and nobody to tell
 		return
@@ -55,27 +66,26 @@ func (r *Relay) owe(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, re
 		r.oweAway(t, l, q, e, report)
 		return
 	}
-	r.remember(Event{time.Now(), e.ID(), receiver, report.State, report.Reason})
-	report.Receiver, report.Device = receiver, env.Device
-	a := l.account(account{relay: r, to: env.From, report: report, q: q})
-	a.report.Counters.Add(env.Counter)
+	r.remember(Event{ID: e.ID(), Receiver: receiver, State: report.State, Reason: report.Reason, Path: passage.Path})
+	report.Receiver, report.Device, report.Path = receiver, env.Device, passage.Path
+	a := l.note(account{relay: r, to: env.From, report: report, q: q}, env.Counter)
 	a.done = append(a.done, e)
 	if len(l.accounts) > 512 {
 		r.Close(t, l)
 	}
 }
 
-// account returns the account for what is the same as in like, but for counters.
-func (l *Ledger) account(like account) *account {
+// account returns the account for what is the same as in like, but for counters and ages.
+func (l *Ledger) account(like *account) *account {
 	p := &like.report
 	for _, a := range l.accounts {
 		if a.to == like.to && a.q == like.q && a.except == like.except && a.report.State == p.State && a.report.Code == p.Code &&
-			a.report.Receiver == p.Receiver && a.report.Device == p.Device && len(a.report.Counters) < message.MaxRanges {
+			a.report.Receiver == p.Receiver && a.report.Device == p.Device && a.report.Path.Same(p.Path) && len(a.report.Counters) < message.MaxRanges {
 			return a
 		}
 	}
-	l.accounts = append(l.accounts, &like)
-	return &like
+	l.accounts = append(l.accounts, like)
+	return like
 }
 
 // Close sends what the ledger has. When a receipt is safe, the entries that it is
@@ -116,7 +126,7 @@ func (r *Relay) send(t *spool.Turn, a *account) {
 	}
 	owner := spool.Owner(a)
 	if len(b.queues) > 1 {
-		owner = r.newBranch(&e, a.to, b, a, 0, nil, false)
+		owner = r.newBranch(&e, a.to, b, a, 0, nil, false, nil)
 	}
 	for i, q := range b.queues {
 		q.Put(t, spool.Put{Raw: raw, Priority: e.Priority, Owner: owner, Token: uint64(i)})
@@ -158,7 +168,7 @@ type echo struct {
 
 // add notes what a branch has come to.
 func (o *echo) add(t *spool.Turn, b *branch) {
-	p := message.Report{State: b.state, Receiver: b.to, Device: b.device}
+	p := message.Report{State: b.state, Receiver: b.to, Device: b.device, Path: b.path}
 	if b.no != nil {
 		p.Code, p.Reason = b.no.Code, b.no.Reason
 	}
@@ -168,7 +178,7 @@ func (o *echo) add(t *spool.Turn, b *branch) {
 	if b.others != nil {
 		like.except = b.device
 	}
-	o.ledger.account(like).report.Counters.Add(b.counter)
+	o.ledger.note(like, b.counter)
 	t.Wake(o)
 }
 

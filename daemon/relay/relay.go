@@ -53,13 +53,16 @@ type Relay struct {
 	postponed []*account
 }
 
-// Event is something that became of an envelope that had been on this server's disk.
+// Event is something that became of an envelope that had been on this server's disk, or
+// of a text that it has passed on.
 type Event struct {
 	At       time.Time
 	ID       message.ID
-	Receiver message.Address
+	Receiver message.Address // "": of all
 	State    message.State
 	Reason   string
+	Via      string       // Held: the server that has taken it
+	Path     message.Path // by which it came here; Delivered: by which it came to its receiver
 }
 
 const trailSize = 2048
@@ -76,7 +79,10 @@ func (r *Relay) Trail(id message.ID) (events []Event) {
 	return events
 }
 
+// remember notes an event of now. Its strings may be parts of what was read or received,
+// and would keep all of that.
 func (r *Relay) remember(e Event) {
+	e.At, e.Receiver, e.Path = time.Now(), message.Address(strings.Clone(string(e.Receiver))), e.Path.Clone()
 	r.trailMu.Lock()
 	defer r.trailMu.Unlock()
 	r.trail[r.steps%trailSize] = e
@@ -217,8 +223,14 @@ type Arrival struct {
 // responsibility, and tells the author himself: the owner learns that it is held.
 func (r *Relay) Accept(t *spool.Turn, e *message.Envelope, a Arrival, owner spool.Owner, token uint64) {
 	put := spool.Put{Raw: e.Raw, Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner}
-	if a.Link != "" && !a.Known {
-		put.Raw = message.Pack(&message.Passage{Unverified: true}, 0, e.Raw)
+	var path message.Path
+	if a.Link != "" {
+		if e.Kind == message.Text {
+			path = a.Passage.Path.And(r.home, a.Age) // for its receipt
+		}
+		if p := (message.Passage{Unverified: !a.Known, Path: path}); !p.IsZero() {
+			put.Raw = message.Pack(&p, 0, e.Raw)
+		}
 	}
 	if a.Verified && e.Kind.Reports() {
 		r.answered(t, e)
@@ -241,7 +253,7 @@ func (r *Relay) Accept(t *spool.Turn, e *message.Envelope, a Arrival, owner spoo
 		}
 		elsewhere := no == nil && b == nil
 		if others != nil || vouch && !elsewhere || no == nil && b != nil && len(b.queues) > 1 {
-			branch := r.newBranch(e, to, b, owner, put.Token, others, vouch)
+			branch := r.newBranch(e, to, b, owner, put.Token, others, vouch, path)
 			put.Owner, put.Token = branch, theirs
 			if no == nil && b != nil {
 				for i, q := range b.queues {

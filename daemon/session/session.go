@@ -87,9 +87,8 @@ func (s *session) Acked(q *spool.Queue, e *spool.Entry, _ []wire.Exception) {
 func (s *session) Stamp(out []pump.Outgoing) {
 	for i := range out {
 		o := &out[i]
-		if o.Envelope = message.EnvelopeOf(o.Raw); len(o.Envelope) != len(o.Raw) {
-			o.Transit.Passage.Unverified = true
-		}
+		passage, envelope := message.Split(o.Raw)
+		o.Envelope, o.Transit.Passage.Unverified = envelope, passage.Unverified
 	}
 }
 

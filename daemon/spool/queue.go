@@ -616,20 +616,21 @@ func (q *Queue) Items(after message.ID, limit int) []Item {
 }
 
 // Since tells when an envelope that waits here on disk was born, by this server's
-// reckoning of its age.
-func (q *Queue) Since(id message.ID) (time.Time, bool) {
+// reckoning of its age, and returns what was put.
+func (q *Queue) Since(id message.ID) (at time.Time, raw []byte, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if _, ok := q.ids[id]; !ok {
-		return time.Time{}, false
+		return at, nil, false
 	}
 	for i := range q.lanes {
 		l := &q.lanes[i]
 		for _, e := range l.ents[l.head:] {
 			if e.id == id && e.flags&(done|isDurable) == isDurable {
-				return time.Now().Add(-time.Duration(q.ageLocked(e)) * time.Second), true
+				raw, _ = q.readLocked(e)
+				return time.Now().Add(-time.Duration(q.ageLocked(e)) * time.Second), raw, true
 			}
 		}
 	}
-	return time.Time{}, false
+	return at, nil, false
 }

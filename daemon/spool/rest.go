@@ -37,6 +37,13 @@ func (q *Queue) Tries(e *Entry) int {
 	return int(e.tries)
 }
 
+// Age is how long ago an entry's envelope was written, as far as its holders could tell.
+func (q *Queue) Age(e *Entry) time.Duration {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return time.Duration(q.ageLocked(e)) * time.Second
+}
+
 // WakeAll offers what rests at once: there is another way, say.
 func (q *Queue) WakeAll(t *Turn) { q.wake(t, ^uint32(0)) }
 
