@@ -329,7 +329,7 @@ func (d *Daemon) Trace(_ context.Context, id message.ID) (control.Trace, error) 
 		switch {
 		case e.Via != "":
 			event.Event, event.Detail = "passed on", "to "+e.Via
-		case e.State == message.Delivered && len(e.Path) > 0:
+		case len(e.Path) > 0:
 			event.Detail = "by " + e.Path.String()
 		}
 		t.Events = append(t.Events, event)

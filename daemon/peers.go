@@ -161,7 +161,7 @@ func linksOf(p config.Peer) (all []control.Link) {
 func (d *Daemon) Routes(context.Context) ([]control.Route, error) {
 	var all []control.Route
 	for _, r := range d.federation.Routes() {
-		v := control.Route{Server: r.Server, Via: r.Via, Metric: r.Metric, AgeSeconds: time.Since(r.Since).Seconds()}
+		v := control.Route{Server: r.Server, Via: r.Via, Metric: r.Metric, Doubted: r.Doubted, AgeSeconds: time.Since(r.Since).Seconds()}
 		_, v.Fingerprint = keyText(r.Key)
 		key, _ := d.servers.Known(r.Server)
 		v.Verified = !r.Key.IsZero() && key == r.Key

@@ -309,6 +309,9 @@ func (a *app) routeCommand() *cobra.Command {
 				if r.Static {
 					from, age = "static", ""
 				}
+				if r.Doubted {
+					from += ", doubted"
+				}
 				t.Row(r.Server, r.Via, fmt.Sprint(r.Metric), from, age, yesNo(r.Verified), r.Fingerprint)
 			}
 			return t.Write(cmd.OutOrStdout(), "no routes")

@@ -200,7 +200,7 @@ func sample() *desk {
 			List[Link]{{"tcp", "192.0.2.1", "198.51.100.7:10001", List[string]{"a"}, 15, 10}}, "12 34", at,
 			Up, "what", "tcp", "198.51.100.7:10001", at, at, 10, 0.5, 1, 2, 3, 4, 5, 6, 7.5,
 		}},
-		routes: []Route{{"server9", "ab cd", true, "server2", 20, true, 1.5}},
+		routes: []Route{{"server9", "ab cd", true, "server2", 20, true, true, 1.5}},
 		trace:  Trace{sampleID, List[TraceEvent]{{at, "server1", "held", "bob@server1", "all of it", message.Path{{Server: "server2", Age: 3}}}}},
 	}
 }

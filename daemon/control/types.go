@@ -280,6 +280,7 @@ type Route struct {
 	Verified    bool    `json:"verified"`    // that key is trusted here
 	Via         string  `json:"via"`         // the peer that leads there
 	Metric      int     `json:"metric"`
-	Static      bool    `json:"static"`      // the configuration says so (reaches); else it was learnt
-	AgeSeconds  float64 `json:"age_seconds"` // since it was heard of last
+	Doubted     bool    `json:"doubted,omitempty"` // it took mail of which nothing was heard, so others count more
+	Static      bool    `json:"static"`            // the configuration says so (reaches); else it was learnt
+	AgeSeconds  float64 `json:"age_seconds"`       // since it was heard of last
 }

@@ -806,3 +806,57 @@ func FuzzLink(f *testing.F) {
 		})
 	})
 }
+
+// TestBlackHole: a server that says that it leads somewhere, takes what is for there and
+// passes nothing on, is not asked for long: neither by the home of what it took, nor
+// by a server on the way.
+func TestBlackHole(t *testing.T) {
+	for _, c := range []struct{ name, home, victim string }{{"of its home", "a", "a"}, {"on the way", "z", "a"}} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.add("a", "b", "c")
+				w.link("a", "b", 0)
+				w.link("b", "c", 0)
+				if c.home != c.victim {
+					w.add(c.home)
+					w.link(c.home, c.victim, 0)
+				}
+				time.Sleep(10 * time.Second)
+				m := w.lie("m", identity.NewKey(), c.victim)
+				theirs := w.servers["c"].key
+				a := wire.Announcement{Name: "c", Key: theirs.Public(), Epoch: 1, Number: 0} // as c has made it
+				for _, u := range m.updates {
+					if u.Name == "c" {
+						a.Epoch, a.Number = u.Epoch, u.Number
+					}
+				}
+				m.say(wire.AppendRoutes(nil, &wire.Routes{Updates: []wire.RouteUpdate{{ServerID: id("c", a.Key), Epoch: a.Epoch, Number: a.Number, Metric: 1, Announcement: a.Sign(theirs)}}}))
+				time.Sleep(10 * time.Second)
+				if via := w.servers[c.victim].via("c"); via != "m" {
+					t.Fatalf("the way to c is by %q", via)
+				}
+				alice, bob := w.enter("alice", c.home).come(), w.enter("bob", "c").come()
+				start := time.Now()
+				x := alice.send("by the hole", bob)
+				alice.learns(x, bob, message.Delivered)
+				bob.has("by the hole")
+				if n := len(m.letters(message.Text, 1)); n == 0 {
+					t.Error("the liar has got nothing")
+				}
+				if d := time.Since(start); d > 4*time.Minute {
+					t.Errorf("it took %v", d)
+				}
+			})
+		})
+	}
+}
+
+// via is the next hop to a server.
+func (s *server) via(to string) string {
+	for _, r := range s.peers.Routes() {
+		if r.Server == to {
+			return r.Via
+		}
+	}
+	return ""
+}

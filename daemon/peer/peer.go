@@ -164,7 +164,7 @@ func New(o Options) (*Peers, error) {
 			p.servers[name] = true
 		}
 	}
-	o.Relay.OnAway(p.spread, p.wanted)
+	o.Relay.OnAway(p.spread, p.wanted, p.overdue)
 	return p, nil
 }
 
@@ -409,6 +409,19 @@ func (p *Peers) wanted(server string) {
 	p.servers[server] = true
 	p.mu.Unlock()
 	p.nudge()
+}
+
+// overdue is told by the relay that a peer took a text for a server, and that nothing was
+// heard of it until it was to be sent again. If the way is still the same, others count more.
+func (p *Peers) overdue(server, via string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if hop, ok := p.table.Next(server); ok && hop.Peer.Name == via {
+		if p.table.Overdue(p.now(), route.Server{Name: server, Key: hop.Key}, hop.Peer) {
+			p.o.Log.Info("a way is doubted: nothing was heard in time of a message that went by it", "server", server, "peer", via)
+			p.nudge()
+		}
+	}
 }
 
 // nudge has Run look at once.

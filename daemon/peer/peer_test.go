@@ -2,11 +2,13 @@ package peer_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/relay"
 )
 
 // TestTwoServers: between two who are online at two servers nothing touches a disk, and
@@ -126,6 +128,38 @@ func TestLine(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestHeldThere: while a receiver is away his server says that it has the message, by which
+// way it came, and no way is doubted because no more is heard.
+func TestHeldThere(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b", "c")
+		w.link("a", "b", 0)
+		w.link("b", "c", 0)
+		time.Sleep(10 * time.Second)
+		alice, bob := w.enter("alice", "a").come(), w.enter("bob", "c")
+		m := alice.send("wake up", bob)
+		time.Sleep(6 * time.Hour) // in which it is offered again some times
+		if f := alice.fate(m, bob.address()); f.State != message.Held || f.Path.String() != "a, b, c" {
+			t.Errorf("it is %v, and came by %v", f.State, f.Path)
+		}
+		events := w.servers["a"].relay.Trail(m.ID)
+		if n := len(events); n < 2 || !slices.ContainsFunc(events, func(e relay.Event) bool { return e.Via == "b" }) ||
+			!slices.ContainsFunc(events, func(e relay.Event) bool { return e.State == message.Held && e.Path.String() == "a, b, c" }) {
+			t.Errorf("its home knows %+v", events)
+		}
+		for _, name := range []string{"a", "b"} {
+			for _, r := range w.servers[name].peers.Routes() {
+				if r.Doubted {
+					t.Errorf("%s doubts the way to %s", name, r.Server)
+				}
+			}
+		}
+		bob.come()
+		bob.has("wake up")
+		alice.learns(m, bob, message.Delivered)
+	})
 }
 
 // TestHole: a link that swallows what is sent, and says nothing, is given up while

@@ -54,6 +54,7 @@ type Route struct {
 	Server, Via string
 	Key         identity.PublicKey // as it was announced
 	Metric      int
+	Doubted     bool // it took mail of which nothing was heard
 	Since       time.Time
 }
 
@@ -70,7 +71,7 @@ func (p *Peers) Routes() (all []Route) {
 			continue
 		}
 		a, _ := wire.ParseAnnouncement(r.Announcement)
-		all = append(all, Route{Server: r.Name, Via: hop.Peer.Name, Key: a.Key, Metric: int(hop.Metric), Since: p.start.Add(r.Since)})
+		all = append(all, Route{Server: r.Name, Via: hop.Peer.Name, Key: a.Key, Metric: int(hop.Metric), Doubted: r.Ways[0].Doubted, Since: p.start.Add(r.Since)})
 	}
 	return all
 }

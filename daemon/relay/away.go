@@ -90,10 +90,11 @@ type Away struct {
 }
 
 // OnAway sets who may see to it that something goes to a server in another way than by
-// its queue, and tells whether he does; and who is told that something waits for
-// a server whose queue has no pump, which must not block. It is called before Accept.
-func (r *Relay) OnAway(spread func(t *spool.Turn, a *Away) bool, wanted func(server string)) {
-	r.spread, r.wanted = spread, wanted
+// its queue, and tells whether he does; who is told that something waits for
+// a server whose queue has no pump; and who, that what via took for a server has not been
+// heard of since. The last two must not block. It is called before Accept.
+func (r *Relay) OnAway(spread func(t *spool.Turn, a *Away) bool, wanted func(server string), overdue func(server, via string)) {
+	r.spread, r.wanted, r.overdue = spread, wanted, overdue
 }
 
 // putAway puts an envelope into the queues for its receivers' servers.
@@ -104,6 +105,9 @@ func (r *Relay) putAway(t *spool.Turn, e *message.Envelope, a *Arrival, away far
 	}
 	p.Path = p.Path.And(r.home, a.Age)
 	for server, owner := range away {
+		if via := r.passed.take(passage{e.Device, e.Counter, server}); via != "" && a.Link != "" && e.Kind == message.Text {
+			r.overdue(server, via)
+		}
 		put := spool.Put{Raw: message.Pack(&p, owner.mask, e.Raw), Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner, Open: owner.mask}
 		if r.spread(t, &Away{server, e, a.Link, a.Verified, &p, put}) {
 			continue
@@ -141,12 +145,17 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 		}
 	}
 	kept := env.From.Server() == r.home && env.From.User() != "" && env.Kind != message.Receipt
-	id := e.ID()
-	if id == (message.ID{}) && (kept || env.Kind == message.Text) {
+	id, text := e.ID(), env.Kind == message.Text
+	if id == (message.ID{}) && (kept || text) {
 		id = message.IDOf(env.Raw)
 	}
-	if id != (message.ID{}) && !env.Kind.Reports() {
+	if later == 0 && id != (message.ID{}) && !env.Kind.Reports() {
 		r.remember(Event{ID: id, State: message.Held, Via: via, Path: path})
+	}
+	if later == 0 && text && via != q.Name() {
+		if before := r.passed.put(passage{env.Device, env.Counter, q.Name()}, via); kept && before == via {
+			r.overdue(q.Name(), via)
+		}
 	}
 	switch {
 	case !kept && later == 0:
@@ -233,10 +242,16 @@ func because(no *message.Refusal) string {
 const maxAnswered = 1 << 16
 
 // answered ends our keeping of what a receipt or bounce of the receivers' home, or of a
-// receiver himself, is about.
-func (r *Relay) answered(t *spool.Turn, e *message.Envelope) {
+// receiver himself, is about, if that is verified. That something is held there says only
+// that the way was good. So does a report that passes by, whoever has made it.
+func (r *Relay) answered(t *spool.Turn, e *message.Envelope, a *Arrival) {
 	var p message.Report
-	if p.Parse(e.Body) != nil || p.State == message.Held || p.Receiver.Server() != e.From.Server() || p.Receiver.Server() == r.home {
+	ours := e.To[0].Server() == r.home
+	if ours && !a.Verified || p.Parse(e.Body) != nil || p.Receiver.Server() != e.From.Server() || p.Receiver.Server() == r.home {
+		return
+	}
+	r.passed.heard(&p)
+	if !ours {
 		return
 	}
 	q := r.sp.Find(p.Receiver.Server())
@@ -263,6 +278,10 @@ func (r *Relay) answered(t *spool.Turn, e *message.Envelope) {
 			q.SetOpen(entry, open)
 			for i, to := range env.To {
 				if to != p.Receiver || q.Open(entry)&(1<<i) == 0 {
+					continue
+				}
+				if p.State == message.Held {
+					r.remember(Event{ID: message.IDOf(env.Raw), Receiver: to, State: p.State, Path: p.Path})
 					continue
 				}
 				if left, _ := r.settle(t, q, entry, &env, message.IDOf(env.Raw), i, state, no, p.Path); left == 0 {

@@ -81,7 +81,9 @@ func (b *branch) Settled(t *spool.Turn, token uint64, s message.State, no *messa
 			b.relay.overfull(b.to, device, "as much waits for it as the server keeps")
 		}
 	}
-	if (b.others != nil || b.vouch) && b.state != message.Held && !b.report {
+	// That a text is held here, its author elsewhere is told too: so its home knows that the
+	// way was good, and he, where it waits.
+	if !b.report && (b.state != message.Held && (b.others != nil || b.vouch) || b.path != nil) {
 		b.relay.echo.add(t, b)
 	}
 	if b.vouch {

@@ -43,6 +43,8 @@ type Relay struct {
 	overfull func(user message.Address, device message.DeviceID, why string)
 	wanted   func(server string)
 	spread   func(t *spool.Turn, a *Away) bool
+	overdue  func(server, via string)
+	passed   passed
 
 	trailMu sync.Mutex
 	trail   [trailSize]Event // the last ones; guarded by trailMu
@@ -112,7 +114,7 @@ func New(home string, sp *spool.Spool) *Relay {
 	r := &Relay{
 		home: home, sp: sp, device: message.DeviceID(binary.BigEndian.Uint64(b[:])),
 		boxes: map[message.Address]*box{}, strays: map[message.Address][]*spool.Queue{}, late: make(chan struct{}, 1),
-		overfull: func(message.Address, message.DeviceID, string) {}, wanted: func(string) {}, spread: func(*spool.Turn, *Away) bool { return false },
+		overfull: func(message.Address, message.DeviceID, string) {}, wanted: func(string) {}, spread: func(*spool.Turn, *Away) bool { return false }, overdue: func(string, string) {},
 	}
 	r.echo.relay = r
 	for _, q := range sp.Queues() {
@@ -232,8 +234,8 @@ func (r *Relay) Accept(t *spool.Turn, e *message.Envelope, a Arrival, owner spoo
 			put.Raw = message.Pack(&p, 0, e.Raw)
 		}
 	}
-	if a.Verified && e.Kind.Reports() {
-		r.answered(t, e)
+	if e.Kind.Reports() {
+		r.answered(t, e, &a)
 	}
 	others := r.others(e)
 	vouch := a.Link != "" && a.Link != e.From.Server()

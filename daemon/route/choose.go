@@ -129,18 +129,20 @@ func (s *server) freshness(w, o *way) int {
 // time, up to a day, the peer's way counts as much worse, and each time by more; if the best one is not
 // feasible then, it is asked for. The caller says it once for each time that he
 // has sent the same mail, also on its way: who sees it a second time knows that the way
-// he chose was no good.
-func (t *Table) Overdue(now time.Duration, to, via Server) {
+// he chose was no good. It returns whether that was news.
+func (t *Table) Overdue(now time.Duration, to, via Server) bool {
 	t.clock(now)
+	news := false
 	for _, f := range t.static[to.Name] {
 		if f.peer == via && to.Key == (Key{}) {
+			news = f.doubt <= t.now
 			f.doubt = t.now + doubtFirst
 			t.changed[to.Name] = struct{}{}
 		}
 	}
 	s, p := t.find(to), t.peers[via]
 	if s == nil || p == nil || s == t.own {
-		return
+		return news
 	}
 	d := s.doubt(p)
 	if d == nil {
@@ -153,7 +155,7 @@ func (t *Table) Overdue(now time.Duration, to, via Server) {
 	}
 	switch {
 	case d.times > 0 && t.now < d.until-d.gap+doubtOnce:
-		return // much mail was lost at once
+		return false // much mail was lost at once
 	case t.now > d.until+doubtLast:
 		d.times, d.gap = 0, 0 // that is long ago
 	}
@@ -161,6 +163,7 @@ func (t *Table) Overdue(now time.Duration, to, via Server) {
 	d.gap = min(max(2*d.gap, doubtFirst), doubtLast)
 	d.until = t.now + d.gap
 	t.choose(s)
+	return true
 }
 
 // hunger is how much a newer number of a server is missed: only with one can what
