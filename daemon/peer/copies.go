@@ -2,7 +2,10 @@ package peer
 
 import (
 	"crypto/sha256"
+	"maps"
 	"math/bits"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +37,45 @@ const maxBack = 1 << 14
 
 func newCopies(p *Peers) *copies {
 	return &copies{p: p, flood: route.NewFlood(1<<7, 0, 0), back: map[string]string{}}
+}
+
+// restore counts the copies that have waited since before the start, and knows then for
+// whom they are. Whether who brought one, or its home, had it on its account isn't known
+// any more: it was whom its path has before us.
+func (c *copies) restore() {
+	kept := map[route.ID]route.Copy{}
+	queued := map[route.ID][]route.Server{}
+	for _, q := range c.p.o.Spool.Queues() {
+		peer, is := strings.CutSuffix(q.Name(), spool.CopiesFor(""))
+		if !is {
+			continue
+		}
+		id, known := c.p.idOf(peer)
+		if known {
+			c.flood.AddPeer(id)
+		}
+		q.Recall(func(raw []byte) (open uint64) {
+			passage, open, envelope, err := message.Unpack(raw)
+			var e message.Envelope
+			if err != nil || e.Parse(envelope) != nil || e.Kind != message.Text {
+				return open
+			}
+			copied := route.Copy{ID: copyID(serverOfCopy(envelope, open), envelope), To: serverOfCopy(envelope, open), Hops: int(passage.Hops), Size: len(raw)}
+			if n := len(passage.Path); e.From.Server() != c.p.o.Home && n > 1 {
+				copied.Origin = passage.Path[n-2].Server
+				copied.From, _ = c.p.idOf(copied.Origin)
+				copied.From.Name = copied.Origin
+			}
+			kept[copied.ID] = copied
+			if known {
+				queued[copied.ID] = append(queued[copied.ID], id)
+			}
+			return open
+		})
+	}
+	for id, copied := range kept {
+		c.flood.Restore(copied, queued[id])
+	}
 }
 
 func (c *copies) configure(hops int, quota int64) {
@@ -214,6 +256,57 @@ func (c *copies) acked(t *spool.Turn, l *link, q *spool.Queue, e *spool.Entry, s
 	q.End(t, e, message.Held)
 }
 
+// maxArrived bounds how many numbers of one report are looked for.
+const maxArrived = 1 << 10
+
+// arrived takes out the copies of what a report says the end of: whoever has passed on one
+// needn't pass it on to others.
+func (c *copies) arrived(t *spool.Turn, r *message.Report) {
+	c.mu.Lock()
+	_, kept, _ := c.flood.Used()
+	c.mu.Unlock()
+	if kept == 0 {
+		return
+	}
+	c.p.mu.Lock()
+	peers := slices.Collect(maps.Keys(c.p.peers))
+	c.p.mu.Unlock()
+	for _, peer := range peers {
+		q := c.p.o.Spool.Find(spool.CopiesFor(peer))
+		if q == nil {
+			continue
+		}
+		budget := maxArrived
+		for _, g := range r.Counters {
+			for n := g.First; n <= g.Last && budget > 0; n++ {
+				budget--
+				c.end(t, q, r, n)
+			}
+		}
+	}
+}
+
+// end is arrived for one queue and one number.
+func (c *copies) end(t *spool.Turn, q *spool.Queue, r *message.Report, counter uint64) {
+	entry, packed := q.ByAuthor(r.Device, counter)
+	if entry == nil {
+		return
+	}
+	_, open, envelope, err := message.Unpack(packed)
+	var e message.Envelope
+	if err != nil || e.Parse(envelope) != nil {
+		return
+	}
+	for i, to := range e.To {
+		if to == r.Receiver && q.Open(entry)&(1<<i) != 0 && q.Narrow(entry, 1<<i) == 0 {
+			q.End(t, entry, message.Held)
+			c.mu.Lock()
+			c.flood.Drop(copyID(serverOfCopy(envelope, open), envelope))
+			c.mu.Unlock()
+		}
+	}
+}
+
 // removePeer makes no more copies for a peer, until there is a link to it.
 func (c *copies) removePeer(peer route.Server) {
 	c.mu.Lock()
@@ -253,7 +346,7 @@ func (c *copies) addPeer(t *spool.Turn, peer route.Server) {
 			if kept[id] {
 				pass = []route.Server{peer}
 				delete(kept, id)
-				if !spool.IsCopies(q.Name()) { // it waited for somebody to be passed to
+				if !spool.IsCopies(q.Name()) && e.From.Server() != p.o.Home { // it waited for somebody to be passed to
 					owner = &allOf{owner: &moved{q, it.ID}}
 				}
 			} else if e.From.Server() == p.o.Home {

@@ -164,7 +164,8 @@ func New(o Options) (*Peers, error) {
 			p.servers[name] = true
 		}
 	}
-	o.Relay.OnAway(p.spread, p.wanted, p.overdue)
+	p.copies.restore()
+	o.Relay.OnAway(p.spread, p.wanted, p.overdue, p.copies.arrived)
 	return p, nil
 }
 

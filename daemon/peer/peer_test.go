@@ -9,6 +9,7 @@ import (
 
 	"github.com/noipchat/noipchat/daemon/message"
 	"github.com/noipchat/noipchat/daemon/relay"
+	"github.com/noipchat/noipchat/daemon/spool"
 )
 
 // TestTwoServers: between two who are online at two servers nothing touches a disk, and
@@ -279,4 +280,97 @@ func TestBackoff(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestCopiesForTwoServers: of a message for users of two servers that no route leads to, both
+// have copies that wait in the same queues, also over restarts.
+func TestCopiesForTwoServers(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		bubble(t, func(t *testing.T, w *world) {
+			w.add("a", "b", "c", "d")
+			for _, cable := range [][2]string{{"a", "b"}, {"b", "c"}, {"b", "d"}} {
+				w.link(cable[0], cable[1], 0)
+				w.plug(cable[0], cable[1], true)
+				time.Sleep(time.Minute)
+				w.plug(cable[0], cable[1], false)
+			}
+			alice, bob, dave := w.enter("alice", "a").come(), w.enter("bob", "c").come(), w.enter("dave", "d").come()
+			m := alice.send("to both", bob, dave)
+			alice.learns(m, dave, message.Held)
+			for _, cable := range [][2]string{{"a", "b"}, {"b", "c"}, {"b", "d"}, {"b", "d"}, {"b", "c"}, {"a", "b"}} {
+				if again {
+					w.servers["a"].restart()
+					w.servers["b"].restart()
+				}
+				w.plug(cable[0], cable[1], true)
+				time.Sleep(2 * time.Minute)
+				w.plug(cable[0], cable[1], false)
+				time.Sleep(time.Second)
+			}
+			bob.has("to both")
+			dave.has("to both")
+			alice.learns(m, bob, message.Delivered)
+			alice.learns(m, dave, message.Delivered)
+		})
+	}
+}
+
+// TestHomeKeeps: the home of what has gone as copies keeps it, whoever took them, and gives
+// it to who can deliver it when all others are gone.
+func TestHomeKeeps(t *testing.T) {
+	for _, far := range []string{"aa", "z"} { // before and behind the queue for copies
+		bubble(t, func(t *testing.T, w *world) {
+			w.add("a", "b", "c", far)
+			w.link("a", "b", 0)
+			time.Sleep(time.Minute)
+			w.plug("a", "b", false)
+			alice, bob := w.enter("alice", "a").come(), w.enter("bob", far).come()
+			m := alice.send("still here", bob)
+			alice.learns(m, bob, message.Held)
+			w.link("a", "c", 0)
+			time.Sleep(time.Minute)
+			if n, _ := w.servers["c"].spool.Waiting(); n != 1 {
+				t.Fatalf("%d wait at c", n)
+			}
+			w.servers["b"].stop(true)
+			w.servers["c"].stop(true)
+			w.link("a", far, 0)
+			bob.has("still here")
+			alice.learns(m, bob, message.Delivered)
+		})
+	}
+}
+
+// TestArrivedCopies: when the receipt comes back, who has still copies of the message for
+// others gives them up: its home, and the servers beside the receiver's.
+func TestArrivedCopies(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		bubble(t, func(t *testing.T, w *world) {
+			w.add("a", "b", "c", "x", "y") // a–b–c, and x and y beside a and b
+			for _, cable := range [][2]string{{"a", "x"}, {"b", "y"}, {"a", "b"}, {"c", "b"}} {
+				w.link(cable[0], cable[1], 0)
+				w.plug(cable[0], cable[1], true)
+				time.Sleep(time.Minute)
+				w.plug(cable[0], cable[1], false)
+			}
+			alice, bob := w.enter("alice", "a").come(), w.enter("bob", "c").come()
+			m := alice.send("once", bob)
+			for i, cable := range [][2]string{{"a", "b"}, {"b", "c"}, {"a", "b"}} {
+				if again && i == 1 {
+					w.servers["b"].restart()
+				}
+				w.plug(cable[0], cable[1], true)
+				time.Sleep(2 * time.Minute)
+				w.plug(cable[0], cable[1], false)
+				time.Sleep(time.Second)
+			}
+			alice.learns(m, bob, message.Delivered)
+			for server, other := range map[string]string{"a": "x", "b": "y"} {
+				if q := w.servers[server].spool.Find(spool.CopiesFor(other)); q == nil || q.Waits(message.Priorities) {
+					t.Errorf("%v: %s keeps a copy for %s", again, server, other)
+				}
+			}
+			bob.has("once")
+		})
+	}
 }

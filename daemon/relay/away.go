@@ -91,10 +91,11 @@ type Away struct {
 
 // OnAway sets who may see to it that something goes to a server in another way than by
 // its queue, and tells whether he does; who is told that something waits for
-// a server whose queue has no pump; and who, that what via took for a server has not been
-// heard of since. The last two must not block. It is called before Accept.
-func (r *Relay) OnAway(spread func(t *spool.Turn, a *Away) bool, wanted func(server string), overdue func(server, via string)) {
-	r.spread, r.wanted, r.overdue = spread, wanted, overdue
+// a server whose queue has no pump; that what via took for a server has not been
+// heard of since; and what a verified report says of a receiver elsewhere, but that his
+// server holds it. The last three must not block. It is called before Accept.
+func (r *Relay) OnAway(spread func(t *spool.Turn, a *Away) bool, wanted func(server string), overdue func(server, via string), arrived func(t *spool.Turn, r *message.Report)) {
+	r.spread, r.wanted, r.overdue, r.arrived = spread, wanted, overdue, arrived
 }
 
 // putAway puts an envelope into the queues for its receivers' servers.
@@ -251,6 +252,9 @@ func (r *Relay) answered(t *spool.Turn, e *message.Envelope, a *Arrival) {
 		return
 	}
 	r.passed.heard(&p)
+	if a.Verified && p.State != message.Held {
+		r.arrived(t, &p)
+	}
 	if !ours {
 		return
 	}

@@ -44,6 +44,7 @@ type Relay struct {
 	wanted   func(server string)
 	spread   func(t *spool.Turn, a *Away) bool
 	overdue  func(server, via string)
+	arrived  func(t *spool.Turn, r *message.Report)
 	passed   passed
 
 	trailMu sync.Mutex
@@ -114,7 +115,7 @@ func New(home string, sp *spool.Spool) *Relay {
 	r := &Relay{
 		home: home, sp: sp, device: message.DeviceID(binary.BigEndian.Uint64(b[:])),
 		boxes: map[message.Address]*box{}, strays: map[message.Address][]*spool.Queue{}, late: make(chan struct{}, 1),
-		overfull: func(message.Address, message.DeviceID, string) {}, wanted: func(string) {}, spread: func(*spool.Turn, *Away) bool { return false }, overdue: func(string, string) {},
+		overfull: func(message.Address, message.DeviceID, string) {}, wanted: func(string) {}, spread: func(*spool.Turn, *Away) bool { return false }, overdue: func(string, string) {}, arrived: func(*spool.Turn, *message.Report) {},
 	}
 	r.echo.relay = r
 	for _, q := range sp.Queues() {

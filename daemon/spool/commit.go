@@ -152,13 +152,11 @@ func (o *op) want(id message.ID) {
 		return
 	}
 	o.e.id, o.born = id, o.e.born
-	if _, o.dup = o.q.ids[id]; o.dup {
+	have, there := o.q.ids[id]
+	if o.dup = there && covers(have, o.e.open); o.dup {
 		return
 	}
-	if o.q.ids == nil {
-		o.q.ids = map[message.ID]struct{}{}
-	}
-	o.q.ids[id] = struct{}{}
+	o.q.knowLocked(id, o.e.open)
 	o.ready = true
 }
 

@@ -74,17 +74,17 @@ type Queue struct {
 	mu       sync.Mutex // guards what follows
 	pump     Pump
 	lanes    [message.Priorities]lane
-	ids      map[message.ID]struct{} // of durable entries and those being committed
-	authors  map[author]*Entry       // of all entries, once somebody has asked
-	wrote    map[*Entry]author       // the same the other way round: to know it without the disk
-	wakes    uint32                  // steady seconds at which the first of the resting is due; 0: none rests
-	count    int                     // entries that are not done
-	bytes    int64                   // of their envelopes
-	unacked  int                     // entries in hand that the sweeper looks after
-	attached int64                   // when the pump came, nanoseconds since the start
-	restless bool                    // on the spool's list
-	unfiled  bool                    // on the journal's list
-	refile   bool                    // all of it is to be filed again
+	ids      map[message.ID]uint64 // of durable entries and those being committed, with their receivers as in Put.Open
+	authors  map[author]*Entry     // of all entries, once somebody has asked
+	wrote    map[*Entry]author     // the same the other way round: to know it without the disk
+	wakes    uint32                // steady seconds at which the first of the resting is due; 0: none rests
+	count    int                   // entries that are not done
+	bytes    int64                 // of their envelopes
+	unacked  int                   // entries in hand that the sweeper looks after
+	attached int64                 // when the pump came, nanoseconds since the start
+	restless bool                  // on the spool's list
+	unfiled  bool                  // on the journal's list
+	refile   bool                  // all of it is to be filed again
 }
 
 // lane is the entries of one priority: ents[head:] in the order of seq, of which

@@ -363,7 +363,7 @@ func (r *recovery) put(to place, e Entry) {
 // finish puts a queue in order.
 func (r *recovery) finish(q *Queue) {
 	sp := r.sp
-	q.ids = map[message.ID]struct{}{}
+	q.ids = map[message.ID]uint64{}
 	for i := range q.lanes {
 		l := &q.lanes[i]
 		segs := map[*store]bool{}
@@ -377,7 +377,7 @@ func (r *recovery) finish(q *Queue) {
 		for _, e := range l.ents {
 			q.count++
 			q.bytes += int64(e.size)
-			q.ids[e.id] = struct{}{}
+			q.ids[e.id] = 0
 			sp.expireAt(e)
 			if !e.store.segment {
 				q.unfiledLocked()

@@ -114,6 +114,41 @@ func (q *Queue) Open(e *Entry) uint64 {
 	return e.open
 }
 
+// Recall says whom all entries are for that were recovered, by what was put: another one
+// with the same envelope for others is no repeat then. It reads all that waits, and is
+// called before anybody has the queue.
+func (q *Queue) Recall(open func(raw []byte) uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	clear(q.ids)
+	for i := range q.lanes {
+		l := &q.lanes[i]
+		for _, e := range l.ents[l.head:] {
+			if raw, err := q.readLocked(e); err == nil {
+				e.open = open(raw)
+			}
+			q.knowLocked(e.id, e.open)
+		}
+	}
+}
+
+// knowLocked notes that there is an entry with an envelope for some receivers.
+func (q *Queue) knowLocked(id message.ID, open uint64) {
+	switch have, there := q.ids[id]; {
+	case there && have == 0:
+		open = 0
+	case open != 0:
+		open |= have
+	}
+	if q.ids == nil {
+		q.ids = map[message.ID]uint64{}
+	}
+	q.ids[id] = open
+}
+
+// covers tells whether all receivers in open are in have, of which 0 is all.
+func covers(have, open uint64) bool { return have == 0 || open != 0 && open&^have == 0 }
+
 // SetOpen says whom an entry is for that was recovered, and returns the receivers that it
 // is still for.
 func (q *Queue) SetOpen(e *Entry, open uint64) (left uint64) {
