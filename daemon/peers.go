@@ -5,8 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/noipchat/noipchat/daemon/config"
 	"github.com/noipchat/noipchat/daemon/control"
@@ -155,6 +159,52 @@ func linksOf(p config.Peer) (all []control.Link) {
 		})
 	}
 	return all
+}
+
+// How many peers are asked about how many addresses: each address is tried for seconds.
+const (
+	askedPeers     = 3
+	askedAddresses = 4
+)
+
+// Reach implements control.Daemon. Peers are asked at the same time, and each about one
+// address after the other.
+func (d *Daemon) Reach(ctx context.Context) ([]control.Reach, error) {
+	var addresses []string
+	for _, a := range d.interfaces.public() {
+		if _, err := netip.ParseAddrPort(a); err == nil && len(addresses) < askedAddresses {
+			addresses = append(addresses, a)
+		}
+	}
+	var g errgroup.Group
+	var mu sync.Mutex
+	var all []control.Reach
+	asked := 0
+	for _, p := range d.conf().Peers {
+		if !slices.Contains(d.federation.Names(), p.Name) || asked == askedPeers {
+			continue
+		}
+		asked++
+		g.Go(func() error {
+			for _, address := range addresses {
+				v := control.Reach{Peer: p.Name, Address: address}
+				r, err := d.federation.Reach(ctx, p.Name, address)
+				if err != nil {
+					v.Silent = err.Error()
+				}
+				v.Problem, v.ClockSeconds = r.Problem, r.Clock.Seconds()
+				mu.Lock()
+				all = append(all, v)
+				mu.Unlock()
+			}
+			return nil
+		})
+	}
+	g.Wait()
+	slices.SortFunc(all, func(a, b control.Reach) int {
+		return cmp.Or(cmp.Compare(a.Address, b.Address), cmp.Compare(a.Peer, b.Peer))
+	})
+	return all, nil
 }
 
 // Routes implements control.Daemon: what was learnt, and what the configuration says.

@@ -39,6 +39,7 @@ type checkup struct {
 	status *control.Status // nil: no daemon answers
 	live   *config.Config
 	peers  []control.Peer
+	reach  []control.Reach
 
 	found []finding
 }
@@ -88,10 +89,12 @@ func (a *app) check(ctx context.Context, path string) []finding {
 			c.live, _ = config.Parse(live.Path, live.Text)
 		}
 		c.peers, _ = a.daemon().Peers(ctx)
+		c.reach, _ = a.daemon().Reach(ctx)
 	}
 	c.old()
 	c.interfaces()
 	c.public()
+	c.reached()
 	c.firewall()
 	c.clock()
 	c.space()

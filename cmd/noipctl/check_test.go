@@ -197,6 +197,32 @@ func TestCheckLinks(t *testing.T) {
 	}
 }
 
+// TestCheckReach: a peer is asked whether this server can be reached at what others are told.
+func TestCheckReach(t *testing.T) {
+	at := held(t) // somebody listens there, and is no server
+	both := func(own, other string) string {
+		return strings.NewReplacer("server1", own, "203.0.113.5:10001", at).Replace(well) +
+			fmt.Sprintf("\n[federation]\nunknown = \"accept\"\n[[peer]]\nname = %q\n", other)
+	}
+	there := newPatient(t, both("server2", "server1"))
+	here := newPatient(t, both("server1", "server2")+"[[peer.link]]\nkind = \"unix\"\nremote = \""+filepath.Join(there.dir, "chat.sock")+"\"\n")
+	enough := time.After(30 * time.Second)
+	for {
+		found := here.check(t.Context(), here.config)
+		if slices.ContainsFunc(found, func(f finding) bool {
+			return f.About == "public" && f.Level == severe && strings.HasPrefix(f.What, "others are told "+at+", and server2 doesn't reach this server there: ")
+		}) {
+			t.Logf("%q", found)
+			return
+		}
+		select {
+		case <-enough:
+			t.Fatalf("it is not found: %q", found)
+		case <-time.After(20 * time.Millisecond): // until there is a link
+		}
+	}
+}
+
 // TestCheckPeers: what is wrong with other servers is found in what the daemon says of
 // them.
 func TestCheckPeers(t *testing.T) {
@@ -211,9 +237,29 @@ func TestCheckPeers(t *testing.T) {
 		{Name: "server1", Fingerprint: b, Standing: "waiting"},
 		{Name: "server7", Fingerprint: a, Standing: "pinned", State: control.Up},
 	}}
+	c.reach = []control.Reach{
+		{Peer: "server7", Address: "203.0.113.5:1", Problem: "connection refused", ClockSeconds: -7200.4},
+		{Peer: "server8", Address: "203.0.113.5:1", ClockSeconds: 59},
+		{Peer: "server9", Address: "203.0.113.5:1", Silent: "no answer", ClockSeconds: 1000},
+		{Peer: "server8", Address: "203.0.113.5:2", Problem: "no answer within 5s"},
+	}
 	c.keys()
 	c.names()
 	c.links()
+	c.reached()
+	for _, w := range []string{
+		"warning public others are told 203.0.113.5:1, and server7 doesn't reach",
+		"error public others are told 203.0.113.5:2, and server8 doesn't reach this server there: no answer within 5s",
+		"warning clock the clock of server7 is 2h0m0s behind ours",
+	} {
+		if !slices.ContainsFunc(c.found, func(f finding) bool { return strings.HasPrefix(f.Level+" "+f.About+" "+f.What, w) }) {
+			t.Errorf("%s is not in %q", w, c.found)
+		}
+	}
+	if n := len(c.found); n != 11 {
+		t.Errorf("%d findings: %q", n, c.found)
+	}
+	c.found = slices.DeleteFunc(c.found, func(f finding) bool { return f.About == "public" || f.About == "clock" })
 	want := []string{
 		"error key " + "server2 showed another key",
 		"error name " + "2 servers call themselves server4",

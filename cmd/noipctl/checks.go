@@ -230,6 +230,40 @@ func (c *checkup) public() {
 	}
 }
 
+// reached says what peers say of our addresses and of our clock. Where some reach us and
+// some don't, it may be by their own networks.
+func (c *checkup) reached() {
+	good := map[string]bool{}
+	for _, r := range c.reach {
+		good[r.Address] = good[r.Address] || r.Silent == "" && r.Problem == ""
+	}
+	clocks := map[string]bool{}
+	for _, r := range c.reach {
+		if r.Silent != "" {
+			continue
+		}
+		if r.Problem != "" {
+			level := severe
+			if good[r.Address] {
+				level = mild
+			}
+			c.add(level, "public", "noipctl guide   # and look at the firewall, and at what the router forwards",
+				"others are told %s, and %s doesn't reach this server there: %s", r.Address, r.Peer, r.Problem)
+		}
+		if off := time.Duration(r.ClockSeconds * float64(time.Second)).Round(time.Second); off.Abs() >= clockOff && !clocks[r.Peer] {
+			clocks[r.Peer] = true
+			way := "ahead of"
+			if off < 0 {
+				way = "behind"
+			}
+			c.add(mild, "clock", "timedatectl   # here and on "+r.Peer, "the clock of %s is %v %s ours", r.Peer, off.Abs(), way)
+		}
+	}
+}
+
+// clockOff is how far clocks may differ: what they show people would be odd beyond.
+const clockOff = time.Minute
+
 // reaches tells whether who listens on bind is found at an address of this machine.
 func reaches(bind string, a netip.AddrPort) bool {
 	b, err := netip.ParseAddrPort(bind)

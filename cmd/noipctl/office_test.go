@@ -318,6 +318,8 @@ func (o *office) setStanding(who, standing string) (control.Peer, error) {
 	return control.Peer{}, message.Refuse(message.CodeInvalid, "%s has shown 2 keys: say which by its fingerprint", who)
 }
 
+func (o *office) Reach(context.Context) ([]control.Reach, error) { return nil, nil }
+
 func (o *office) Routes(context.Context) ([]control.Route, error) {
 	if _, err := os.Stat(o.config); err == nil {
 		return nil, nil

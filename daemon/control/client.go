@@ -155,6 +155,11 @@ func (c *Client) Routes(ctx context.Context) ([]Route, error) {
 	return call[[]Route](ctx, c, "routes", nil)
 }
 
+// Reach asks peers whether they reach the server at its public addresses.
+func (c *Client) Reach(ctx context.Context) ([]Reach, error) {
+	return call[[]Reach](ctx, c, "reach", nil)
+}
+
 // Trace asks what the server knows of a message.
 func (c *Client) Trace(ctx context.Context, id message.ID) (Trace, error) {
 	return call[Trace](ctx, c, "trace", messageID{id})

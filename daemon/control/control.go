@@ -57,6 +57,9 @@ type Daemon interface {
 	TrustPeer(ctx context.Context, who string) (Peer, error)
 	DistrustPeer(ctx context.Context, name string) (Peer, error)
 	Routes(ctx context.Context) ([]Route, error)
+	// Reach asks peers that there are links to whether they reach this server at its
+	// public addresses. It takes up to some seconds.
+	Reach(ctx context.Context) ([]Reach, error)
 
 	Trace(ctx context.Context, id message.ID) (Trace, error)
 

@@ -36,6 +36,7 @@ type desk struct {
 	trace    Trace
 	peers    []Peer
 	routes   []Route
+	reaches  []Reach
 
 	reloaded      Reloaded
 	configuration Configuration
@@ -121,6 +122,8 @@ func (d *desk) TrustPeer(_ context.Context, who string) (Peer, error) {
 func (d *desk) DistrustPeer(_ context.Context, name string) (Peer, error) {
 	return d.peers[0], d.note("distrust %s", name)
 }
+func (d *desk) Reach(context.Context) ([]Reach, error) { return d.reaches, d.note("reach") }
+
 func (d *desk) Routes(context.Context) ([]Route, error) { return d.routes, d.note("routes") }
 func (d *desk) Metrics() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "up 1\n") })
@@ -200,8 +203,9 @@ func sample() *desk {
 			List[Link]{{"tcp", "192.0.2.1", "198.51.100.7:10001", List[string]{"a"}, 15, 10}}, "12 34", at,
 			Up, "what", "tcp", "198.51.100.7:10001", at, at, 10, 0.5, 1, 2, 3, 4, 5, 6, 7.5,
 		}},
-		routes: []Route{{"server9", "ab cd", true, "server2", 20, true, true, 1.5}},
-		trace:  Trace{sampleID, List[TraceEvent]{{at, "server1", "held", "bob@server1", "all of it", message.Path{{Server: "server2", Age: 3}}}}},
+		routes:  []Route{{"server9", "ab cd", true, "server2", 20, true, true, 1.5}},
+		reaches: []Reach{{"server2", "203.0.113.5:10001", "connection refused", 3.5, "no answer"}},
+		trace:   Trace{sampleID, List[TraceEvent]{{at, "server1", "held", "bob@server1", "all of it", message.Path{{Server: "server2", Age: 3}}}}},
 	}
 }
 
@@ -238,6 +242,7 @@ func TestCalls(t *testing.T) {
 		{func() (any, error) { return c.TrustPeer(ctx, "3f2a-91c0-77de-0b1c") }, d.peers[0], "trust 3f2a-91c0-77de-0b1c"},
 		{func() (any, error) { return c.DistrustPeer(ctx, "server2") }, d.peers[0], "distrust server2"},
 		{func() (any, error) { return c.Routes(ctx) }, d.routes, "routes"},
+		{func() (any, error) { return c.Reach(ctx) }, d.reaches, "reach"},
 		{func() (any, error) { return c.Trace(ctx, sampleID) }, d.trace, "trace " + sampleID.String()},
 		{func() (any, error) { return c.Reload(ctx, time.Minute) }, d.reloaded, "reload 1m0s"},
 		{func() (any, error) { return nil, c.ConfirmReload(ctx) }, nil, "confirm"},

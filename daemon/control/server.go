@@ -29,6 +29,7 @@ func NewHandler(d Daemon, log *slog.Logger) http.Handler {
 	view(h, "configuration", d.Configuration)
 	view(h, "peers", d.Peers)
 	view(h, "routes", d.Routes)
+	view(h, "reach", d.Reach)
 
 	find(h, "user", func(ctx context.Context, r userName) (User, error) { return d.User(ctx, r.Name) })
 	find(h, "trace", func(ctx context.Context, r messageID) (Trace, error) { return d.Trace(ctx, r.ID) })

@@ -206,6 +206,15 @@ type QueueItem struct {
 	State          string          `json:"state"`           // where it is: "in hand", "on disk", "under way"
 }
 
+// Reach is what a peer says of a public address of this server, and of the time.
+type Reach struct {
+	Peer         string  `json:"peer"`
+	Address      string  `json:"address"`
+	Problem      string  `json:"problem,omitempty"` // why this server isn't reached there; "": it is
+	ClockSeconds float64 `json:"clock_seconds"`     // how far the peer's clock is ahead of ours
+	Silent       string  `json:"silent,omitempty"`  // why the peer has said nothing; then nothing above is known
+}
+
 // Trace is what this server knows of one message, oldest first.
 type Trace struct {
 	ID     message.ID       `json:"id"`

@@ -25,6 +25,10 @@ type link struct {
 	key  identity.PublicKey
 	way  *Way // that we dialled; nil: it dialled us
 
+	replies   map[uint64]chan wire.Reply // to what we have asked; guarded by Peers.mu
+	questions uint64                     // so many were asked; guarded by Peers.mu
+	trying    bool                       // an address of the peer; guarded by Peers.mu
+
 	broken error // what was wrong with what came before converse; its
 
 	copies map[*spool.Entry]int // with how many hops left those under way were sent; guarded by copies.mu
@@ -146,7 +150,7 @@ func (o *once) Fill(b []byte, _ int) ([]byte, bool) {
 const overhead = 900
 
 func (p *Peers) newLink(e *peer, c *wire.Conn, key identity.PublicKey, theirs wire.Window, way *Way, greeting []byte) *link {
-	l := &link{p: p, peer: e, id: serverOf(e.name, key), key: key, way: way, copies: map[*spool.Entry]int{}, owing: int64(p.now())}
+	l := &link{p: p, peer: e, id: serverOf(e.name, key), key: key, way: way, copies: map[*spool.Entry]int{}, replies: map[uint64]chan wire.Reply{}, owing: int64(p.now())}
 	l.Flow = pump.New(c, l, pump.Options{
 		Relay: p.o.Relay, Spool: p.o.Spool, Ours: p.o.Window, Theirs: theirs, Start: p.start, Exceptions: true, Overhead: overhead, Greeting: greeting,
 	})
@@ -379,7 +383,13 @@ func (l *link) Stamp(out []pump.Outgoing) {
 
 // Frame implements pump.Side.
 func (l *link) Frame(t wire.Type, body []byte) error {
-	if t != wire.RoutesFrame {
+	switch t {
+	case wire.RoutesFrame:
+	case wire.RequestFrame:
+		return l.request(body)
+	case wire.AnswerFrame:
+		return l.reply(body)
+	default:
 		return wire.Skip(t)
 	}
 	m, err := wire.ParseRoutes(body)

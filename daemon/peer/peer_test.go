@@ -3,6 +3,7 @@ package peer_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -373,4 +374,36 @@ func TestArrivedCopies(t *testing.T) {
 			bob.has("once")
 		})
 	}
+}
+
+// TestReach: a peer tries an address of ours, and says what it finds; it does so for peers
+// of its configuration only.
+func TestReach(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b", "c")
+		w.link("a", "b", 0)
+		w.link("b", "a", 0)
+		w.link("c", "b", 0)
+		time.Sleep(time.Minute)
+		for _, c := range []struct{ who, address, want string }{
+			{"a", w.servers["a"].address, "<nil>"},
+			{"a", w.servers["c"].address, "another server answers there: c, with the key " + w.servers["c"].key.Public().Fingerprint() + " <nil>"},
+			{"a", "192.0.2.77:1", "connection refused <nil>"},
+			{"a", "example.org:1", "that is no address with a port <nil>"},
+			{"a", "", "that is no address with a port <nil>"},
+			{"c", w.servers["c"].address, "not-allowed: only peers that b has configured may ask for that"},
+		} {
+			r, err := w.servers[c.who].peers.Reach(t.Context(), "b", c.address)
+			if said := strings.TrimSpace(fmt.Sprint(r.Problem, " ", err)); !strings.Contains(said, c.want) || r.Clock.Abs() > time.Second {
+				t.Errorf("%s at %q: %s, with %v; not %s", c.who, c.address, said, r.Clock, c.want)
+			}
+		}
+		if _, err := w.servers["a"].peers.Reach(t.Context(), "nobody", ""); err == nil {
+			t.Error("a peer that is none answers")
+		}
+		w.servers["b"].stop(false)
+		if _, err := w.servers["a"].peers.Reach(t.Context(), "b", "192.0.2.77:1"); err == nil {
+			t.Error("a peer that is gone answers")
+		}
+	})
 }

@@ -316,13 +316,7 @@ func (p *Peers) watchLocked() time.Duration {
 		}
 		if silent >= p.o.Ping {
 			l.asked = now
-			if l.Offer(wire.AppendPing) {
-				go func() {
-					var turn spool.Turn
-					turn.Wake(l)
-					turn.Run()
-				}()
-			}
+			go l.tell(wire.AppendPing) // it writes: not with the lock
 			silent = 0
 		}
 		next = min(next, p.o.Ping-silent, p.o.Ping/4) // whether it owes acks is looked at now and then

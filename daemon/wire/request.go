@@ -11,6 +11,7 @@ const (
 	OpDevices      Op = 2 // nothing → DeviceFields for each device of the user's
 	OpRemoveDevice Op = 3 // password, device → nothing
 	OpKeys         Op = 4 // a user's address → the public key of each of his devices
+	OpReach        Op = 5 // between servers: an address of who asks, with a port → the time in milliseconds since 1970; why he can't be reached there, "": he can
 )
 
 // DeviceFields is how many results OpDevices has for a device: its id, public key and
