@@ -1,6 +1,7 @@
 package client
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/noipchat/noipchat/daemon/message"
@@ -30,14 +31,15 @@ func (s *Store) Prove(counter uint64, unsure bool) error {
 
 func (s *Store) prove(counter uint64) error {
 	var mine uint64 // before anything was written that the home can't know of
-	if err := s.row("SELECT ifnull((SELECT min(counter) - 1 FROM outbox WHERE unproven = 1), counter) FROM account").Scan(&mine); err != nil {
+	if err := s.row(`SELECT ifnull((SELECT min(counter) - 1 FROM
+		(SELECT counter FROM outbox WHERE unproven = 1 UNION ALL SELECT counter FROM outfile WHERE unproven = 1)), counter) FROM account`).Scan(&mine); err != nil {
 		return err
 	}
 	if mine < counter {
 		if _, err := s.exec("UPDATE account SET counter = max(counter, ?)", int64(counter)); err != nil {
 			return err
 		}
-		if err := s.renumber(); err != nil {
+		if err := errors.Join(s.renumber(), s.renumberFiles()); err != nil {
 			return err
 		}
 	}
@@ -83,28 +85,65 @@ func (s *Store) renumber() error {
 		if e.Formerly == 0 {
 			e.Formerly = e.Counter
 		}
-		if err := s.row("UPDATE account SET counter = counter + 1 RETURNING counter").Scan(&e.Counter); err != nil {
+		if e.Counter, err = s.count(1); err != nil {
 			return err
 		}
 		raw, err := e.Append(nil)
 		if err != nil {
 			return err
 		}
-		old, id := message.IDOf(r.raw), message.IDOf(raw)
-		for _, change := range []struct {
-			query string
-			args  []any
-		}{
-			{"INSERT OR REPLACE INTO former (id, message) VALUES (?, ?)", []any{old[:], r.message}},
-			{"UPDATE message SET id = ?, counter = ? WHERE seq = ?", []any{id[:], int64(e.Counter), r.message}},
-			{"UPDATE outbox SET counter = ?, raw = ? WHERE counter = ?", []any{int64(e.Counter), raw, int64(r.counter)}},
-		} {
-			if _, err := s.exec(change.query, change.args...); err != nil {
-				return err
-			}
+		if err := s.renamed(r.message, message.IDOf(r.raw), message.IDOf(raw), e.Counter); err != nil {
+			return err
+		}
+		if _, err := s.exec("UPDATE outbox SET counter = ?, raw = ? WHERE counter = ?", int64(e.Counter), raw, int64(r.counter)); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// renumberFiles is renumber for files, none of which this store has sent anything of. What
+// another copy of it has sent by the old counters is another file to who gets it.
+func (s *Store) renumberFiles() error {
+	files, err := sendFiles(s.query, "o.unproven = 1 ORDER BY o.counter")
+	if err != nil {
+		return err
+	}
+	for i := range files {
+		f := &files[i]
+		e := f.envelope
+		e.Body = f.manifest.Append(nil)
+		if e.Counter, err = s.count(1 + f.outfile.parts); err != nil {
+			return err
+		}
+		raw, err := e.Append(nil)
+		if err != nil {
+			return err
+		}
+		id := message.IDOf(raw)
+		if err := s.renamed(f.message, f.id, id, e.Counter); err != nil {
+			return err
+		}
+		if _, err := s.exec("UPDATE outfile SET counter = ? WHERE message = ?", int64(e.Counter), f.message); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// renamed gives a message another counter and id, and remembers the old one.
+func (s *Store) renamed(seq int64, old, id message.ID, counter uint64) error {
+	_, err := s.exec("INSERT OR REPLACE INTO former (id, message) VALUES (?, ?)", old[:], seq)
+	if err == nil {
+		_, err = s.exec("UPDATE message SET id = ?, counter = ? WHERE seq = ?", id[:], int64(counter), seq)
+	}
+	return err
+}
+
+// count takes so many counters, and returns the first.
+func (s *Store) count(n uint64) (first uint64, err error) {
+	err = s.row("UPDATE account SET counter = counter + ?1 RETURNING counter - ?1 + 1", int64(n)).Scan(&first)
+	return first, err
 }
 
 // confirm notes that what other processes have written since Prove is proven too: they

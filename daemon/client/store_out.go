@@ -82,7 +82,7 @@ func (s *Store) begin(o Outgoing, counters uint64) (*message.Envelope, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.row("UPDATE account SET counter = counter + ?1 RETURNING counter - ?1 + 1", int64(counters)).Scan(&e.Counter); err != nil {
+	if e.Counter, err = s.count(counters); err != nil {
 		return nil, err
 	}
 	e.From, e.Device = account.Address, account.Device

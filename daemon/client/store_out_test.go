@@ -3,6 +3,8 @@ package client
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -266,5 +268,41 @@ func TestFull(t *testing.T) {
 	limit("1000")
 	if m := enqueue(t, s, o); m.Counter != stored+1 {
 		t.Errorf("the next counter is %d after %d", m.Counter, stored)
+	}
+}
+
+// TestRestoredFile: a file that was written in a restored profile, before its home has said
+// how far the device had counted, gets counters that nobody has used.
+func TestRestoredFile(t *testing.T) {
+	s := aliceStore(t)
+	path := filepath.Join(t.TempDir(), "plan.pdf")
+	check(t, os.WriteFile(path, make([]byte, message.PartSize+1), 0o600))
+	all, err := s.EnqueueFile(t.Context(), OutgoingFile{To: to(bob), Path: path})
+	check(t, err)
+	text := enqueue(t, s, Outgoing{To: to(bob)})
+	if all[0].Counter != 1 || text.Counter != 4 {
+		t.Fatalf("the file has %d, the text %d", all[0].Counter, text.Counter)
+	}
+	check(t, s.Prove(100, false))
+	parts, err := s.outParts(0, 9)
+	check(t, err)
+	var counters []uint64
+	for _, p := range parts {
+		counters = append(counters, p.Counter)
+		if p.Unproven {
+			t.Errorf("%d is unproven", p.Counter)
+		}
+	}
+	next := enqueue(t, s, Outgoing{To: to(bob)})
+	if len(parts) != 3 || counters[0] <= 100 || counters[2] != counters[0]+2 || next.Counter <= counters[2] || parts[0].ID != message.IDOf(parts[0].Raw) {
+		t.Errorf("the file goes with the counters %d, as %v, and the next text with %d", counters, parts[0].ID, next.Counter)
+	}
+	for _, id := range []message.ID{all[0].ID, parts[0].ID} {
+		if m, found, err := s.Status(id); err != nil || !found || m.Seq != all[0].Seq || m.Counter != counters[0] {
+			t.Errorf("by %v there is %+v, %v", id, m, err)
+		}
+	}
+	if m, _, err := s.Status(text.ID); err != nil || m.Counter <= 100 || slices.Contains(counters, m.Counter) {
+		t.Errorf("the text has %d, %v", m.Counter, err)
 	}
 }

@@ -421,32 +421,8 @@ var errFileChanged = errors.New("the file is not as it was when it was sent")
 // from the first after the given one on. A file that has changed or gone is withdrawn
 // instead.
 func (s *Store) outParts(after uint64, limit int) (all []Pending, err error) {
-	rows, err := s.db.Query(`SELECT o.message, o.device, o.counter, o.parts, o.lifetime, o.modified, o.unproven, m.id, m.sender, m.created, m.receivers, m.list,
-			f.name, f.size, f.hash, f.path FROM outfile o JOIN message m ON m.seq = o.message JOIN file f ON f.message = o.message
-		WHERE o.open = 1 AND o.counter + o.parts > ? ORDER BY o.counter LIMIT 4`, int64(after))
+	files, err := sendFiles(s.db.Query, "o.open = 1 AND o.counter + o.parts > ? ORDER BY o.counter LIMIT 4", int64(after))
 	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var files []sendFile
-	for rows.Next() {
-		var f sendFile
-		var device, created int64
-		var id, hash, list []byte
-		var to string
-		if err := rows.Scan(&f.message, &device, &f.counter, &f.outfile.parts, &f.envelope.Lifetime, &f.modified, &f.unproven, &id, &f.envelope.From, &created, &to, &list,
-			&f.manifest.Name, &f.manifest.Size, &hash, &f.path); err != nil {
-			return nil, err
-		}
-		f.device = message.DeviceID(device)
-		f.id = message.ID(id)
-		f.envelope.Kind, f.envelope.Priority = message.File, message.Bulk
-		f.envelope.Device, f.envelope.Created, f.envelope.To = f.device, uint64(created), split(to)
-		copy(f.manifest.Hash[:], hash)
-		copy(f.envelope.List[:], list)
-		files = append(files, f)
-	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 		return nil, err
 	}
 	for i := range files {
@@ -469,6 +445,35 @@ func (s *Store) outParts(after uint64, limit int) (all []Pending, err error) {
 		}
 	}
 	return all, nil
+}
+
+// sendFiles returns files that go out, but for what became of them.
+func sendFiles(ask query, where string, args ...any) (files []sendFile, err error) {
+	rows, err := ask(`SELECT o.message, o.device, o.counter, o.parts, o.lifetime, o.modified, o.unproven, m.id, m.sender, m.created, m.receivers, m.list,
+			f.name, f.size, f.hash, f.path FROM outfile o JOIN message m ON m.seq = o.message JOIN file f ON f.message = o.message
+		WHERE `+where, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var f sendFile
+		var device, created int64
+		var id, hash, list []byte
+		var to string
+		if err := rows.Scan(&f.message, &device, &f.counter, &f.outfile.parts, &f.envelope.Lifetime, &f.modified, &f.unproven, &id, &f.envelope.From, &created, &to, &list,
+			&f.manifest.Name, &f.manifest.Size, &hash, &f.path); err != nil {
+			return nil, err
+		}
+		f.device = message.DeviceID(device)
+		f.id = message.ID(id)
+		f.envelope.Kind, f.envelope.Priority = message.File, message.Bulk
+		f.envelope.Device, f.envelope.Created, f.envelope.To = f.device, uint64(created), split(to)
+		copy(f.manifest.Hash[:], hash)
+		copy(f.envelope.List[:], list)
+		files = append(files, f)
+	}
+	return files, errors.Join(rows.Err(), rows.Close())
 }
 
 // sendFile is a file that is being sent.
