@@ -2,6 +2,7 @@ package client
 
 import (
 	"database/sql"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -37,11 +38,25 @@ type Message struct {
 
 // File is what a message of the kind file is about.
 type File struct {
-	Name   string   `json:"name"` // as its sender calls it
-	Size   int64    `json:"size"`
-	Hash   [32]byte `json:"-"`    // SHA-256
-	Path   string   `json:"path"` // where it is
-	Damage string   `json:"damage,omitempty"`
+	Name   string `json:"name"` // as its sender calls it
+	Size   int64  `json:"size"`
+	Hash   Hash   `json:"sha256"`
+	Path   string `json:"path"` // where it is
+	Damage string `json:"damage,omitempty"`
+}
+
+// Hash is a SHA-256.
+type Hash [32]byte
+
+// MarshalText returns 64 hex digits.
+func (h Hash) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h[:]), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (h *Hash) UnmarshalText(text []byte) error {
+	if n, err := hex.Decode(h[:], text[:min(len(text), 2*len(h))]); err != nil || len(text) != 2*len(h) || n != len(h) {
+		return fmt.Errorf("%q is no SHA-256", text)
+	}
+	return nil
 }
 
 // StateUnsupported is the state of a message that came in and that this program
