@@ -64,15 +64,22 @@ func (h *host) configure(text string) {
 	h.sh("cat >/etc/noipchat/noipchat.toml <<'END'\n" + text + "END\nsystemd-tmpfiles --create noipchat.conf")
 }
 
-// up boots a host of a suite, with Debian packages besides the least.
-func up(t *testing.T, name, suite string, with ...string) *host {
+// reserve names a host, which is there until the end of t.
+func reserve(t *testing.T, name string) *host {
 	t.Helper()
 	lab := os.Getenv("NOIPCHAT_LAB")
 	if lab == "" || os.Geteuid() != 0 {
 		t.Skip("it needs root, and hosts with a systemd: $NOIPCHAT_LAB")
 	}
 	h := &host{t, lab, fmt.Sprintf("%s%d", name, os.Getpid()%100_000)}
-	t.Cleanup(func() { exec.Command(lab, "down", h.name).Run() })
+	t.Cleanup(func() { exec.Command(lab, "down", "--cut", h.name).Run() })
+	return h
+}
+
+// up boots a host of a suite, with Debian packages besides the least.
+func up(t *testing.T, name, suite string, with ...string) *host {
+	t.Helper()
+	h := reserve(t, name)
 	h.tool(append([]string{"up", h.name, "--suite", suite}, with...)...)
 	return h
 }

@@ -62,6 +62,12 @@ func (h *host) count(script string) (n int) {
 	return n
 }
 
+// follow has a user's texts written to /root/USER.log as they come.
+func (h *host) follow(user string) {
+	h.t.Helper()
+	h.sh(fmt.Sprintf("systemd-run -q --unit=%[1]s -p StandardOutput=append:/root/%[1]s.log noipchat --home /root/.local/state/noipchat --profile %[1]s receive --follow --json", user))
+}
+
 const install = "DEBIAN_FRONTEND=noninteractive apt-get install -y --allow-downgrades "
 
 // connects knocks at an address without a pause until /tmp/stop is there, and then
@@ -147,11 +153,8 @@ func TestPackages(t *testing.T) {
 	server.sh("noipctl reload")
 	login(left, "carol")
 	login(right, "dave")
-	follow := func(h *host, user string) {
-		h.sh(fmt.Sprintf("systemd-run -q --unit=%[1]s -p StandardOutput=append:/root/%[1]s.log noipchat --home /root/.local/state/noipchat --profile %[1]s receive --follow --json", user))
-	}
-	follow(right, "bob")
-	follow(left, "carol")
+	right.follow("bob")
+	left.follow("carol")
 	sessions := `noipctl session list --json | grep -E '"(bob|carol)@' | grep -o '"id":[0-9]*' | sort | tr '\n' ' '`
 	server.sh("until [ $(" + sessions + " | wc -w) = 2 ]; do sleep 0.1; done")
 
