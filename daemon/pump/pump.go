@@ -532,7 +532,7 @@ func (p *Flow) FillBelow(b []byte, room int, below message.Priority) (filled []b
 		out.bytes += len(raw)
 		p.total.Given++
 		taken += len(raw) + maxHead + p.o.Overhead
-		*batch = append(*batch, Outgoing{Queue: q, Entry: e, Raw: raw, Transit: wire.Transit{Age: now - min(born, now)}})
+		*batch = append(*batch, Outgoing{Queue: q, Entry: e, Raw: raw, Transit: wire.Transit{Age: spool.Age(now, born)}})
 	}
 	return b, false
 }

@@ -151,7 +151,7 @@ func (o *op) want(id message.ID) {
 	if o.e.flags&done != 0 {
 		return
 	}
-	o.e.id, o.born = id, o.e.born
+	o.e.id, o.born = id, o.q.sp.wall(o.e.born)
 	have, there := o.q.ids[id]
 	if o.dup = there && covers(have, o.e.open); o.dup {
 		return

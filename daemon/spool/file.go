@@ -65,6 +65,7 @@ func (sp *Spool) fileLoop(committed, told <-chan struct{}) error {
 			sp.file(idle)
 		case <-committed:
 			<-told
+			sp.followClock()
 			sp.journal.filesMu.Lock()
 			sp.journal.cur = nil
 			sp.journal.filesMu.Unlock()
@@ -270,7 +271,7 @@ func (q *Queue) collectLocked(lane uint8, upto uint64) newFile {
 				continue
 			}
 		}
-		off, rec := w.add(&putRecord{q.name, lane, e.seq, e.born, e.life, e.id, raw})
+		off, rec := w.add(&putRecord{q.name, lane, e.seq, q.sp.wall(e.born), e.life, e.id, raw})
 		f.entries, f.places = append(f.entries, e), append(f.places, [2]uint32{off, rec})
 	}
 	if len(f.entries) > 0 {

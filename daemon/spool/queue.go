@@ -21,7 +21,7 @@ type Entry struct {
 	lane  uint8
 	tries uint8  // how often it has rested; guarded by the queue's mu
 	size  uint32 // of the envelope, bytes
-	born  uint32 // steady seconds when its age was 0; a jump of the clock moves it, under mu
+	born  uint32 // steady seconds when its age was 0; guarded by mu once it is in the queue
 	life  uint32 // seconds of age at which it expires
 	owner Owner  // who is to be told; nil after a recovery
 	token uint64
@@ -344,10 +344,7 @@ func (q *Queue) Waits(below message.Priority) bool {
 }
 
 func (q *Queue) ageLocked(e *Entry) uint32 {
-	if now := q.sp.steady(); now > e.born {
-		return now - e.born
-	}
-	return 0
+	return Age(q.sp.steady(), e.born)
 }
 
 // endLocked takes an entry out of the queue's view.

@@ -45,6 +45,7 @@ type Options struct {
 	JournalFiles int // how many there may be (6)
 
 	Log *slog.Logger
+	Now func() time.Time // the wall clock, which may be wrong, and set at any time (time.Now)
 
 	// Envelope returns the envelope that is in what a queue was given: all of it, unless
 	// there is something before it, as in the queues for servers.
@@ -94,6 +95,9 @@ func (o *Options) setDefaults() {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	if o.Envelope == nil {
 		o.Envelope = func(raw []byte) []byte { return raw }
 	}
@@ -104,8 +108,8 @@ type Spool struct {
 	// fixed
 	dir      string
 	o        Options
-	zero     time.Time // of the steady clock: wall time and monotonic time at the start
-	zeroUnix int64
+	zero     time.Time // of the steady clock: monotonic time at the start,
+	zeroUnix int64     // and what the wall clock said then
 
 	journal *journal
 	stats   Stats
@@ -124,10 +128,10 @@ type Spool struct {
 	queuesMu sync.RWMutex
 	queues   map[string]*Queue
 
-	shift  atomic.Int64  // seconds that the clock has jumped since zero
+	shift  atomic.Int64  // seconds that the wall clock is ahead of the steady one
 	rested atomic.Uint32 // when the first entry has rested enough, in steady seconds
 	expiry atomic.Uint32 // when the first entry expires, in steady seconds
-	calm   atomic.Int64  // when the clock last jumped, nanoseconds since the start
+	calm   atomic.Int64  // when the wall clock was last set, nanoseconds since the start
 
 	unfiledMu sync.Mutex
 	unfiled   []*Queue      // queues with entries in the journal
@@ -164,7 +168,7 @@ func Open(dir string, o Options) (*Spool, error) {
 	o.setDefaults()
 	zero := time.Now()
 	sp := &Spool{
-		dir: dir, o: o, zero: zero, zeroUnix: zero.Unix(),
+		dir: dir, o: o, zero: zero, zeroUnix: o.Now().Unix(),
 		queues:   map[string]*Queue{},
 		stirred:  make(chan struct{}, 1),
 		fileSoon: make(chan struct{}, 1),
@@ -264,12 +268,21 @@ func (sp *Spool) HandBytes() int64 {
 }
 
 // steady is seconds since 1970 by a clock that the wall clock set once, at the
-// start, and that only grows. Ages are differences of it.
+// start, and that only grows. Ages are differences of it; on disk they are by the wall
+// clock, so that they grow while the server is down.
 func (sp *Spool) steady() uint32 { return sp.steadyAt(sp.now()) }
 
 func (sp *Spool) steadyAt(now int64) uint32 {
-	return uint32(sp.zeroUnix + sp.shift.Load() + now/int64(time.Second))
+	return uint32(sp.zeroUnix + now/int64(time.Second))
 }
+
+// wall is a steady second by the wall clock.
+func (sp *Spool) wall(steady uint32) uint32 { return uint32(int64(steady) + sp.shift.Load()) }
+
+// Age is the seconds from born to now, both of Spool.Steady: 0 if it is still to come, as
+// after a start with a clock that was set back. Born may be before 1970, if the clock
+// thinks so.
+func Age(now, born uint32) uint32 { return uint32(max(int32(now-born), 0)) }
 
 // Steady returns the time by the clock that ages are reckoned by: see Queue.Next.
 func (sp *Spool) Steady() uint32 { return sp.steady() }

@@ -7,8 +7,9 @@ import (
 )
 
 const (
-	maxJump   = time.Minute // by which wall clock and steady clock may differ
-	roomCheck = time.Second // how often a full disk is tried again
+	maxJump    = time.Minute // by which wall clock and steady clock may differ
+	clockCheck = time.Minute // how often they are compared at least
+	roomCheck  = time.Second // how often a full disk is tried again
 )
 
 // watch sees to all that happens by itself: what is in hand too long goes to
@@ -26,7 +27,8 @@ func (sp *Spool) watch(ctx context.Context) {
 		case <-timer.C:
 		}
 		now := time.Now()
-		next := time.Hour
+		next := clockCheck
+		sp.followClock()
 		if sp.sweepHand(false) {
 			next = sp.o.Moment / 2
 		}
@@ -34,7 +36,6 @@ func (sp *Spool) watch(ctx context.Context) {
 			if rest := time.Second - now.Sub(lastExpiry); rest > 0 {
 				next = min(next, rest)
 			} else {
-				sp.followClock()
 				sp.expire()
 				lastExpiry = now
 				next = min(next, time.Second)
@@ -126,12 +127,21 @@ func (sp *Spool) sweepHand(all bool) bool {
 	return len(sp.restless) > 0
 }
 
-// expireAt makes sure that watch looks when e is due.
+// expireAt makes sure that watch looks when e is due; or, if it is not even born by this
+// clock, when that was given time to be set.
 func (sp *Spool) expireAt(e *Entry) {
-	if lower(&sp.expiry, e.born+e.life) {
+	due := e.born + e.life
+	if sp.isToCome(e) {
+		due = sp.steadyAt(sp.calm.Load()+int64(sp.o.Grace)) + 1
+	}
+	if lower(&sp.expiry, due) {
 		nudge(sp.stirred)
 	}
 }
+
+// isToCome tells whether an entry's birth is: the clock was set back while the server was
+// down.
+func (sp *Spool) isToCome(e *Entry) bool { return int32(sp.steady()-e.born) < 0 }
 
 // lower makes a at most to, and tells whether it was more.
 func lower(a *atomic.Uint32, to uint32) bool {
@@ -150,14 +160,12 @@ func lower(a *atomic.Uint32, to uint32) bool {
 // outcome is unknown.
 func (sp *Spool) expire() {
 	now := sp.steady()
-	if time.Duration(sp.now()-sp.calm.Load()) < sp.o.Grace {
-		now = 0
-	}
+	calm := time.Duration(sp.now()-sp.calm.Load()) >= sp.o.Grace
 	sp.expiry.Store(^uint32(0))
 	var turn Turn
 	for _, q := range sp.Queues() {
-		if now > 0 {
-			q.takeOut(func(e *Entry) bool { return e.flags&isDurable != 0 && e.born+e.life <= now }, func(e *Entry) {
+		if calm {
+			q.takeOut(func(e *Entry) bool { return e.flags&isDurable != 0 && Age(now, e.born) >= e.life }, func(e *Entry) {
 				sp.stats.Expired.Add(1)
 				if sp.o.Expired == nil {
 					q.Forget(e)
@@ -171,32 +179,42 @@ func (sp *Spool) expire() {
 		for i := range q.lanes {
 			l := &q.lanes[i]
 			for _, e := range l.ents[l.head:] {
-				if e.flags&(done|given|isDurable) == isDurable {
-					sp.expireAt(e)
+				if e.flags&(done|given|isDurable) != isDurable {
+					continue
 				}
+				if calm && sp.isToCome(e) {
+					e.born, q.refile = now, true
+					q.unfiledLocked()
+					nudge(sp.fileSoon)
+				}
+				sp.expireAt(e)
 			}
 		}
 		q.mu.Unlock()
 	}
 }
 
-// followClock moves the births of all entries when the wall clock has jumped: an
-// age is what has passed, not what a clock was set to. Nothing expires for a
-// while then, and all is filed again, because ages on disk are by the wall clock.
+// followClock notes that the wall clock was set: an age is what has passed, not what a
+// clock was set to. Nothing expires for a while then, and all is filed again, because
+// ages on disk are by the wall clock. What was there at the start has an age by a clock
+// that was perhaps wrong then, and is right now: of the two the lesser holds.
 func (sp *Spool) followClock() {
-	delta := time.Now().Unix() - int64(sp.steady())
-	if max(delta, -delta) < int64(maxJump/time.Second) {
+	before := sp.shift.Load()
+	delta := sp.o.Now().Unix() - int64(sp.wall(sp.steady()))
+	if max(delta, -delta) < int64(maxJump/time.Second) || !sp.shift.CompareAndSwap(before, before+delta) {
 		return
 	}
 	sp.notice("the clock has jumped by %v", time.Duration(delta)*time.Second)
-	sp.calm.Store(sp.now())
-	sp.shift.Add(delta)
+	now := sp.now()
+	sp.calm.Store(now)
 	for _, q := range sp.Queues() {
 		q.mu.Lock()
 		for i := range q.lanes {
 			l := &q.lanes[i]
 			for _, e := range l.ents[l.head:] {
-				e.born = uint32(int64(e.born) + delta)
+				if e.since == 0 && time.Duration(now) < sp.o.Grace && (delta < 0 || sp.isToCome(e)) {
+					e.born -= uint32(delta)
+				}
 			}
 		}
 		if q.count > 0 {
