@@ -88,13 +88,13 @@ func TestLine(t *testing.T) {
 					w.link(name(i), name(i+1), 0)
 				}
 				time.Sleep(time.Minute)
-				alice, bob := w.enter("alice", name(0)).come(), w.enter("bob", name(n-1)).come()
+				alice, bob, carol := w.enter("alice", name(0)).come(), w.enter("bob", name(n-1)).come(), w.enter("carol", name(n-2)).come()
 				if !c.together {
 					for i := range n - 1 {
 						w.plug(name(i), name(i+1), false)
 					}
 				}
-				m := alice.send("along the line", bob)
+				m := alice.send("along the line", bob, carol)
 				if !c.together {
 					alice.learns(m, bob, message.Held)
 					for round := 0; alice.fate(m, bob.address()).State < message.Delivered; round++ {
@@ -111,6 +111,7 @@ func TestLine(t *testing.T) {
 				}
 				bob.has("along the line")
 				alice.learns(m, bob, message.Delivered)
+				alice.learns(m, carol, message.Delivered)
 				synctest.Wait()
 				time.Sleep(time.Minute)
 				path := alice.fate(m, bob.address()).Path
@@ -333,8 +334,8 @@ func TestHomeKeeps(t *testing.T) {
 			if n, _ := w.servers["c"].spool.Waiting(); n != 1 {
 				t.Fatalf("%d wait at c", n)
 			}
-			w.servers["b"].stop(true)
-			w.servers["c"].stop(true)
+			w.servers["b"].stop()
+			w.servers["c"].stop()
 			w.link("a", far, 0)
 			bob.has("still here")
 			alice.learns(m, bob, message.Delivered)
@@ -401,7 +402,7 @@ func TestReach(t *testing.T) {
 		if _, err := w.servers["a"].peers.Reach(t.Context(), "nobody", ""); err == nil {
 			t.Error("a peer that is none answers")
 		}
-		w.servers["b"].stop(false)
+		w.servers["b"].stop()
 		if _, err := w.servers["a"].peers.Reach(t.Context(), "b", "192.0.2.77:1"); err == nil {
 			t.Error("a peer that is gone answers")
 		}

@@ -18,15 +18,20 @@ import (
 // has once, and its author knows, what was written to him. A failure's seed plays the
 // same again.
 func TestStorm(t *testing.T) {
-	seeds := uint64(12)
-	if os.Getenv("NOIPCHAT_LONG") != "" {
-		seeds = 1000
-	}
-	for seed := range seeds {
+	for seed := range seeds(12, 1200) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) { storm(t, w, rand.New(rand.NewPCG(seed, 5))) })
 		})
 	}
+}
+
+// seeds are how many of them a test plays; more with NOIPCHAT_LONG. Some are had by -run,
+// as in -run 'TestStorm/seed=4..$'.
+func seeds(quick, long uint64) uint64 {
+	if os.Getenv("NOIPCHAT_LONG") != "" {
+		return long
+	}
+	return quick
 }
 
 func storm(t *testing.T, w *world, r *rand.Rand) {

@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -100,7 +103,8 @@ type server struct {
 	peers    *peer.Peers
 	conf     peer.Config
 	counters *identity.Counters
-	stop     func(kill bool) // once
+	stop     func()       // once
+	clock    atomic.Int64 // by how many nanoseconds its wall clock is wrong
 }
 
 // add makes a server that may be dialled and dials nobody yet.
@@ -124,7 +128,7 @@ func (s *server) start() {
 	check(t, err)
 	hasher, err := identity.NewHasher(identity.Cost{Memory: 8, Passes: 1, Lanes: 1}, 2)
 	check(t, err)
-	users, damaged, err := identity.OpenUsers(s.dir, s.name, identity.Options{Hasher: hasher})
+	users, damaged, err := identity.OpenUsers(s.dir, s.name, identity.Options{Hasher: hasher, Now: s.now})
 	check(t, errors.Join(append(damaged, err)...))
 	s.users = users
 	s.servers, err = identity.OpenServers(s.dir, s.name, s.key.Public())
@@ -133,7 +137,7 @@ func (s *server) start() {
 	var r atomic.Pointer[relay.Relay]
 	s.spool, err = spool.Open(filepath.Join(s.dir, "spool"), spool.Options{
 		JournalFile: 1 << 18, JournalFiles: 4, MaxAge: 30 * 24 * time.Hour,
-		Envelope: message.EnvelopeOf,
+		Envelope: message.EnvelopeOf, Now: s.now,
 		Expired: func(t *spool.Turn, q *spool.Queue, e *spool.Entry) {
 			var l relay.Ledger
 			r.Load().Expired(t, &l, q, e, false)
@@ -163,24 +167,50 @@ func (s *server) start() {
 	g.Go(func() error { return s.host.Watch(ctx) })
 	g.Go(func() error { return s.peers.Run(ctx) })
 	below.Go(func() error { return s.spool.Run(spooling) })
-	var once sync.Once
-	s.stop = func(bool) {
-		once.Do(func() {
-			cancel()
-			l.Close()
-			check(t, g.Wait())
-			why := message.Defer(message.CodeStopping, time.Second, "going down")
-			s.peers.Close(why)
-			s.host.Close(why)
-			endSpool()
-			check(t, errors.Join(below.Wait(), s.counters.Close(), s.servers.Close()))
-		})
-	}
-	t.Cleanup(func() { s.stop(false) })
+	s.stop = sync.OnceFunc(func() {
+		cancel()
+		l.Close()
+		check(t, g.Wait())
+		why := message.Defer(message.CodeStopping, time.Second, "going down")
+		s.peers.Close(why)
+		s.host.Close(why)
+		endSpool()
+		check(t, errors.Join(below.Wait(), s.counters.Close(), s.servers.Close()))
+	})
+	t.Cleanup(s.stop)
 }
 
+// now is the server's wall clock.
+func (s *server) now() time.Time { return time.Now().Add(time.Duration(s.clock.Load())) }
+
 func (s *server) restart() {
-	s.stop(false)
+	s.stop()
+	s.start()
+}
+
+// image copies the state as a SIGKILL or a power cut at this moment would leave it.
+func (s *server) image() (dir string) {
+	s.w.t.Helper()
+	synctest.Wait() // nobody writes
+	dir = s.w.t.TempDir()
+	check(s.w.t, filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(dir, strings.TrimPrefix(path, s.dir))
+		if d.IsDir() {
+			return os.MkdirAll(to, 0o700)
+		}
+		b, err := os.ReadFile(path)
+		return errors.Join(err, os.WriteFile(to, b, 0o600))
+	}))
+	return dir
+}
+
+// restore has the server go on from an image.
+func (s *server) restore(dir string) {
+	s.stop()
+	s.dir = dir
 	s.start()
 }
 
@@ -241,6 +271,25 @@ func (w *world) plug(a, b string, up bool) {
 			c.Close()
 		}
 	}
+}
+
+// String says what waits where, and by which ways it could go.
+func (w *world) String() string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(w.servers)) {
+		s := w.servers[name]
+		fmt.Fprintf(&b, "%s: links to %v, routes", name, s.peers.Names())
+		for _, r := range s.peers.Routes() {
+			fmt.Fprintf(&b, " %s by %s", r.Server, r.Via)
+		}
+		for _, q := range s.spool.Queues() {
+			if i := q.Info(); i.Messages > 0 {
+				fmt.Fprintf(&b, "\n\t%s has %d, the oldest for %v, pumped: %v", i.Name, i.Messages, i.Oldest, i.Pumped)
+			}
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
 }
 
 // link makes a a peer of b's, which it dials.
@@ -309,7 +358,7 @@ func (p *person) until(what string, is func() bool) {
 		select {
 		case <-changed:
 		case <-late:
-			p.t.Fatalf("%s waits in vain for %s", p.name, what)
+			p.t.Fatalf("%s waits in vain for %s\n%s", p.name, what, p.s.w)
 		}
 	}
 }
@@ -379,4 +428,15 @@ func (s *server) linked(names ...string) {
 func bubble(t *testing.T, play func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { play(t, newWorld(t)) })
+}
+
+// hasAll fails unless somebody has just these, in any order.
+func (p *person) hasAll(want []string) {
+	p.t.Helper()
+	got := p.texts()
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		p.t.Errorf("%s has %q, not %q", p.name, got, want)
+	}
 }
