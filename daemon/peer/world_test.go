@@ -363,9 +363,11 @@ func (p *person) until(what string, is func() bool) {
 	}
 }
 
-func (p *person) send(body string, to ...*person) client.Message {
+func (p *person) send(body string, to ...*person) client.Message { return p.write(body, 0, to...) }
+
+func (p *person) write(body string, life time.Duration, to ...*person) client.Message {
 	p.t.Helper()
-	o := client.Outgoing{Body: []byte(body)}
+	o := client.Outgoing{Body: []byte(body), Lifetime: life}
 	for _, r := range to {
 		o.To = append(o.To, r.address())
 	}
