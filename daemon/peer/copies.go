@@ -354,6 +354,9 @@ func (c *copies) addPeer(t *spool.Turn, peer route.Server) {
 				_, pass = c.flood.Offer(route.Copy{ID: id, To: server, Hops: int(passage.Hops), Size: len(it.Envelope)})
 				c.mu.Unlock()
 			}
+			if it.Age >= it.Life { // the clock isn't believed: it would have expired
+				it.Age = 0
+			}
 			c.put(t, pass, spool.Put{Raw: it.Envelope, Priority: it.Priority, Age: uint32(it.Age.Seconds()), Life: uint32(it.Life.Seconds()), Open: open}, owner)
 		}
 	}

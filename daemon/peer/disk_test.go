@@ -250,3 +250,46 @@ func oldImage(t *testing.T, w *world, r *rand.Rand) {
 		people[name].hasAll(want)
 	}
 }
+
+// TestAhead: a server that starts with a clock that is years ahead has mail that looks as if
+// its lifetime were over; it passes it on, and nobody on its way or at its end believes that.
+func TestAhead(t *testing.T) {
+	for _, c := range []struct {
+		name   string // the server
+		copied bool   // the links were never up
+	}{{"a", false}, {"b", false}, {"a", true}} {
+		t.Run(fmt.Sprint(c.name, " copied=", c.copied), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.add("a", "b", "c")
+				for _, k := range [][2]string{{"a", "b"}, {"b", "c"}} {
+					w.plug(k[0], k[1], !c.copied)
+					w.link(k[0], k[1], 0)
+				}
+				time.Sleep(time.Minute)
+				alice, carol := w.enter("alice", "a").come(), w.enter("carol", "c").come()
+				w.plug("a", "b", c.name == "b")
+				w.plug("b", "c", false)
+				m := alice.send("patience", carol)
+				alice.learns(m, carol, message.Held)
+				time.Sleep(time.Minute)
+				s := w.servers[c.name]
+				s.stop()
+				s.clock.Store(int64(year))
+				s.start()
+				start := time.Now()
+				w.plug("a", "b", true)
+				if c.copied {
+					time.Sleep(time.Minute)
+					w.plug("a", "b", false)
+				}
+				w.plug("b", "c", true)
+				carol.has("patience")
+				w.plug("a", "b", true)
+				alice.learns(m, carol, message.Delivered)
+				if d := time.Since(start); d > 3*time.Minute {
+					t.Errorf("it takes %v", d)
+				}
+			})
+		})
+	}
+}

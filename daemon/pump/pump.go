@@ -532,7 +532,11 @@ func (p *Flow) FillBelow(b []byte, room int, below message.Priority) (filled []b
 		out.bytes += len(raw)
 		p.total.Given++
 		taken += len(raw) + maxHead + p.o.Overhead
-		*batch = append(*batch, Outgoing{Queue: q, Entry: e, Raw: raw, Transit: wire.Transit{Age: spool.Age(now, born)}})
+		age := spool.Age(now, born)
+		if time.Duration(age)*time.Second >= e.Life() { // it would have expired, if the clock were believed
+			age = 0
+		}
+		*batch = append(*batch, Outgoing{Queue: q, Entry: e, Raw: raw, Transit: wire.Transit{Age: age}})
 	}
 	return b, false
 }
