@@ -150,11 +150,15 @@ func storm(t *testing.T, w *world, r *rand.Rand) {
 				}
 				longest = max(longest, s.life)
 			}
-			body := fmt.Sprint("step ", step)
+			body, file := fmt.Sprint("step ", step), r.IntN(8) == 0 && len(s.to) > 0
 			for _, p := range s.to {
 				expect[p] = append(expect[p], body)
 			}
-			s.m = s.by.write(body, s.life, slices.Concat(s.to, s.ghosts, s.lost)...)
+			if everybody := slices.Concat(s.to, s.ghosts, s.lost); file {
+				s.m = s.by.sendFile(body, message.PartSize+r.IntN(message.PartSize), s.life, everybody...)
+			} else {
+				s.m = s.by.write(body, s.life, everybody...)
+			}
 			all = append(all, s)
 		}
 		time.Sleep(time.Duration(r.IntN(5000)) * time.Millisecond)

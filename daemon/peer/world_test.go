@@ -376,6 +376,18 @@ func (p *person) write(body string, life time.Duration, to ...*person) client.Me
 	return m
 }
 
+func (p *person) sendFile(name string, size int, life time.Duration, to ...*person) client.Message {
+	p.t.Helper()
+	o := client.OutgoingFile{Path: filepath.Join(p.t.TempDir(), name), Lifetime: life}
+	check(p.t, os.WriteFile(o.Path, make([]byte, size), 0o600))
+	for _, r := range to {
+		o.To = append(o.To, r.address())
+	}
+	m, err := p.c.SendFile(context.Background(), o)
+	check(p.t, err)
+	return m
+}
+
 func (p *person) fate(m client.Message, receiver message.Address) client.Recipient {
 	p.t.Helper()
 	m, _, err := p.store.Status(m.ID)
@@ -396,11 +408,15 @@ func (p *person) learns(m client.Message, receiver *person, want message.State) 
 	}
 }
 
+// texts are what has come, files by their names.
 func (p *person) texts() (texts []string) {
 	p.t.Helper()
 	history, err := p.store.History(client.Query{Only: client.In})
 	check(p.t, err)
 	for _, m := range history {
+		if m.File != nil {
+			m.Body = m.File.Name + m.File.Damage
+		}
 		texts = append(texts, m.Body)
 	}
 	return texts
