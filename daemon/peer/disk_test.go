@@ -200,10 +200,12 @@ func oldImage(t *testing.T, w *world, r *rand.Rand) {
 	}
 	life := func() {
 		for range 12 {
-			switch r.IntN(4) {
+			switch r.IntN(5) {
 			case 0:
 				c := cables[r.IntN(len(cables))]
 				w.plug(c[0], c[1], r.IntN(2) == 0)
+			case 1: // what waits for him at x is gone with its disk; its author's home has it
+				people["x"].toggle()
 			default:
 				from, to := names[r.IntN(4)], names[r.IntN(4)]
 				if from != to && from != "x" { // what x has acked to its own user is gone with its disk
@@ -214,7 +216,13 @@ func oldImage(t *testing.T, w *world, r *rand.Rand) {
 		}
 	}
 	life()
+	if people["x"].leave == nil {
+		people["x"].come()
+	}
 	write("x", "c")
+	people["x"].until("an ack", func() bool {
+		return people["x"].fate(letters[len(letters)-1].m, people["c"].address()).State >= message.Held
+	})
 	old := x.image()
 	life()
 	for range r.IntN(4) { // the numbers of its starts go on
@@ -229,6 +237,9 @@ func oldImage(t *testing.T, w *world, r *rand.Rand) {
 	life()
 	for _, c := range cables {
 		w.plug(c[0], c[1], true)
+	}
+	if people["x"].leave == nil {
+		people["x"].come()
 	}
 	for _, l := range letters {
 		people[l.from].learns(l.m, people[l.to], message.Delivered)

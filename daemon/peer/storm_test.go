@@ -127,12 +127,7 @@ func storm(t *testing.T, w *world, r *rand.Rand) {
 			w.servers[name(r.IntN(n))].clock.Store(wrong(r))
 			time.Sleep(noticed)
 		case 6:
-			if p := people[r.IntN(n)]; p.leave != nil {
-				p.leave()
-				p.leave = nil
-			} else {
-				p.come()
-			}
+			people[r.IntN(n)].toggle()
 		default:
 			s := &sent{by: people[r.IntN(n)]}
 			for i, p := range people {

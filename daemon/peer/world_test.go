@@ -347,6 +347,16 @@ func (p *person) come() *person {
 	return p
 }
 
+// toggle has somebody leave who is there, and come who isn't.
+func (p *person) toggle() {
+	if p.leave == nil {
+		p.come()
+		return
+	}
+	p.leave()
+	p.leave = nil
+}
+
 func (p *person) until(what string, is func() bool) {
 	p.t.Helper()
 	late := time.After(24 * time.Hour) // what is lost on its way is sent again in growing intervals
