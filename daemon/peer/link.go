@@ -176,6 +176,7 @@ func (p *Peers) adopt(l *link) bool {
 		}
 	}
 	e.link, e.err, e.since = l, nil, time.Now()
+	e.idle, e.news = route.Server{}, false
 	p.mu.Unlock()
 	if before != nil {
 		before.End(message.Refuse(message.CodeReplaced, "there is a newer link"))
@@ -238,7 +239,9 @@ func (p *Peers) converse(l *link) error {
 	}
 	e.link, e.since = nil, time.Now()
 	idle := isIdle(err)
-	if !idle {
+	if idle {
+		e.idle = l.id
+	} else {
 		e.err = err
 		p.table.PeerDown(p.now(), l.id)
 	}

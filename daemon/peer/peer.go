@@ -134,6 +134,8 @@ type peer struct {
 	conf    Peer
 	known   bool // by the configuration
 	link    *link
+	idle    route.Server       // whose link was closed because nobody needed it, and counts as up; zero: there is none
+	news    bool               // that it has not been told since
 	stop    context.CancelFunc // ends its dialling
 	kick    chan struct{}      // there is mail
 	err     error
@@ -331,6 +333,12 @@ func (p *Peers) keep(ctx context.Context, e *peer, conf Peer) {
 		p.mu.Lock()
 		if err != nil {
 			e.err, e.next = err, time.Now().Add(pause)
+			if !met && e.link == nil && e.idle != (route.Server{}) {
+				p.table.PeerDown(p.now(), e.idle) // there may be another way
+				e.idle = route.Server{}
+				p.settleLocked()
+				p.nudge()
+			}
 			p.o.Log.Info("no link", "peer", e.name, "error", err, "again in", pause.Round(time.Millisecond).String())
 		}
 		p.mu.Unlock()
@@ -344,15 +352,15 @@ func (p *Peers) keep(ctx context.Context, e *peer, conf Peer) {
 }
 
 // mayDial waits until a link is wanted: at once if one is to stay up, or if the last
-// attempt has failed; else when there is mail.
+// attempt has failed; else when there is mail, or news of routes.
 func (p *Peers) mayDial(ctx context.Context, e *peer, conf Peer) bool {
 	for {
 		p.mu.Lock()
-		linked, failed := e.link != nil, e.err != nil
+		linked, due := e.link != nil, e.err != nil || e.news
 		changed := p.changed
 		p.mu.Unlock()
 		stays := slices.ContainsFunc(conf.Ways, func(w Way) bool { return w.Timeout == 0 })
-		if !linked && (stays || failed || p.waits(e.name)) {
+		if !linked && (stays || due || p.waits(e.name)) {
 			return true
 		}
 		select {

@@ -408,3 +408,48 @@ func TestReach(t *testing.T) {
 		}
 	})
 }
+
+// TestIdle: a link that is closed when nobody needs it costs no mail its way: there is one
+// again for the news of a way that it leads to; and if there can't be one, mail goes by another.
+func TestIdle(t *testing.T) {
+	both := func(w *world, a, b string, idle time.Duration) {
+		w.link(a, b, idle)
+		w.link(b, a, idle)
+	}
+	t.Run("news", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.add("a", "b", "c")
+			both(w, "a", "b", 5*time.Second)
+			time.Sleep(time.Hour)
+			alice, carol := w.enter("alice", "a").come(), w.enter("carol", "c").come()
+			m := alice.sendFile("photo", 1000, 0, carol)
+			time.Sleep(time.Hour)
+			start := time.Now()
+			w.link("c", "b", 0)
+			alice.learns(m, carol, message.Delivered)
+			if d := time.Since(start); d > 2*time.Minute {
+				t.Errorf("it takes %v", d)
+			}
+			time.Sleep(time.Hour)
+			if names := w.servers["a"].peers.Names(); len(names) != 0 {
+				t.Errorf("a keeps its links to %q", names)
+			}
+		})
+	})
+	t.Run("dead", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.add("a", "b", "c")
+			both(w, "a", "b", 5*time.Second)
+			w.link("a", "c", 0)
+			w.link("c", "b", 0)
+			time.Sleep(time.Hour)
+			alice, bob := w.enter("alice", "a").come(), w.enter("bob", "b").come()
+			w.plug("a", "b", false)
+			start := time.Now()
+			alice.learns(alice.send("around", bob), bob, message.Delivered)
+			if d := time.Since(start); d > 2*time.Minute {
+				t.Errorf("it takes %v", d)
+			}
+		})
+	})
+}

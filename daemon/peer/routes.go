@@ -74,6 +74,10 @@ func (p *Peers) settleLocked() {
 	}
 	for _, e := range p.peers {
 		if e.link == nil {
+			if _, news := p.table.Send(p.now(), e.idle); news { // it is lost: with the next link all is said anew
+				e.news = true
+				e.dial()
+			}
 			continue
 		}
 		for e.link.Unsaid() < maxUnsaid {
@@ -129,10 +133,15 @@ func (p *Peers) routeLocked(turn *spool.Turn, q *spool.Queue) {
 		return
 	}
 	if q.Waits(message.Priorities) || p.copiesWait(via) {
-		select {
-		case e.kick <- struct{}{}:
-		default:
-		}
+		e.dial()
+	}
+}
+
+// dial has whoever dials a peer look whether a link is wanted.
+func (e *peer) dial() {
+	select {
+	case e.kick <- struct{}{}:
+	default:
 	}
 }
 

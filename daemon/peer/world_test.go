@@ -273,6 +273,19 @@ func (w *world) plug(a, b string, up bool) {
 	}
 }
 
+// hole has all lost for a while that is written into a cable by who has dialled; connections
+// into which something was are dead then.
+func (w *world) hole(a, b string, d time.Duration) {
+	set := func(is bool) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.holes[cable(a, b)] = is
+	}
+	set(true)
+	time.Sleep(d)
+	set(false)
+}
+
 // String says what waits where, and by which ways it could go.
 func (w *world) String() string {
 	var b strings.Builder

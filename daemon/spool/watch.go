@@ -197,7 +197,8 @@ func (sp *Spool) expire() {
 // followClock notes that the wall clock was set: an age is what has passed, not what a
 // clock was set to. Nothing expires for a while then, and all is filed again, because
 // ages on disk are by the wall clock. What was there at the start has an age by a clock
-// that was perhaps wrong then, and is right now: of the two the lesser holds.
+// that was perhaps wrong then, and is right now: of the two the lesser holds; or, of what
+// isn't even born by the one, that by the other, if it doesn't end it.
 func (sp *Spool) followClock() {
 	before := sp.shift.Load()
 	delta := sp.o.Now().Unix() - int64(sp.wall(sp.steady()))
@@ -212,8 +213,12 @@ func (sp *Spool) followClock() {
 		for i := range q.lanes {
 			l := &q.lanes[i]
 			for _, e := range l.ents[l.head:] {
-				if e.since == 0 && time.Duration(now) < sp.o.Grace && (delta < 0 || sp.isToCome(e)) {
-					e.born -= uint32(delta)
+				if e.since > 0 || time.Duration(now) >= sp.o.Grace {
+					continue
+				}
+				if born := e.born - uint32(delta); delta < 0 || sp.isToCome(e) && Age(sp.steady(), born) < e.life {
+					e.born = born
+					sp.expireAt(e)
 				}
 			}
 		}
