@@ -78,11 +78,13 @@ func TestBurnt(t *testing.T) {
 				}
 				time.Sleep(time.Minute)
 				alice, carol := w.enter("alice", "a").come(), w.enter("carol", "c").come()
-				w.plug("b", "c", false)
-				time.Sleep(time.Second) // in which b has not told a
+				w.hole("b", "c", true) // b takes it, and it gets no further
 				m := alice.send("by way of b", carol)
 				w.plug("a", "b", true)
 				alice.learns(m, carol, message.Held)
+				time.Sleep(time.Second)
+				w.plug("b", "c", false)
+				w.hole("b", "c", false)
 				time.Sleep(10 * time.Minute)
 				b := w.servers["b"]
 				if n, _ := b.spool.Waiting(); n == 0 {
@@ -136,17 +138,13 @@ func TestThereAndBack(t *testing.T) {
 				var sent []client.Message
 				for i := range 20 {
 					want = append(want, fmt.Sprint(i))
-					w.mu.Lock()
-					w.holes[cable("b", "c")] = true // b takes it, and it gets no further
-					w.mu.Unlock()
+					w.hole("b", "c", true) // b takes it, and it gets no further
 					sent = append(sent, alice.send(want[i], dora))
 					if slow {
 						time.Sleep(time.Second) // b has it on its disk
 					}
 					w.plug("b", "c", false)
-					w.mu.Lock()
-					clear(w.holes)
-					w.mu.Unlock()
+					w.hole("b", "c", false)
 					start := time.Now()
 					alice.learns(sent[i], dora, message.Delivered)
 					if d := time.Since(start); d > 2*time.Minute {

@@ -173,16 +173,12 @@ func TestHole(t *testing.T) {
 		w.link("a", "b", 0)
 		w.servers["a"].linked("b")
 		alice, bob := w.enter("alice", "a").come(), w.enter("bob", "b").come()
-		w.mu.Lock()
-		w.holes[cable("a", "b")] = true
-		w.mu.Unlock()
+		w.hole("a", "b", true)
 		start := time.Now()
 		m := alice.send("into the hole", bob)
 		alice.learns(m, bob, message.Held)
 		time.Sleep(time.Minute)
-		w.mu.Lock()
-		clear(w.holes)
-		w.mu.Unlock()
+		w.hole("a", "b", false)
 		bob.has("into the hole")
 		alice.learns(m, bob, message.Delivered)
 		if d := time.Since(start); d > 90*time.Second {

@@ -118,7 +118,9 @@ func storm(t *testing.T, w *world, r *rand.Rand) {
 			if c := cables[r.IntN(len(cables))]; r.IntN(4) > 0 {
 				up(c, r.IntN(2) == 0)
 			} else { // what is said is lost, and the link is dead, which nobody is told
-				w.hole(name(c[0]), name(c[1]), time.Duration(r.IntN(60))*time.Second)
+				w.hole(name(c[0]), name(c[1]), true)
+				time.Sleep(time.Duration(r.IntN(60)) * time.Second)
+				w.hole(name(c[0]), name(c[1]), false)
 			}
 		case 3:
 			w.servers[name(r.IntN(n))].fail(r)

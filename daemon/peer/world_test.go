@@ -273,17 +273,12 @@ func (w *world) plug(a, b string, up bool) {
 	}
 }
 
-// hole has all lost for a while that is written into a cable by who has dialled; connections
-// into which something was are dead then.
-func (w *world) hole(a, b string, d time.Duration) {
-	set := func(is bool) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.holes[cable(a, b)] = is
-	}
-	set(true)
-	time.Sleep(d)
-	set(false)
+// hole has all lost from now on that is written into a cable by who has dialled, or ends that
+// for new connections: those into which something was written are dead.
+func (w *world) hole(a, b string, is bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.holes[cable(a, b)] = is
 }
 
 // String says what waits where, and by which ways it could go.
