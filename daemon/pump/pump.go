@@ -131,7 +131,7 @@ func (p *Flow) Attach(more ...*spool.Queue) {
 	p.mu.Lock()
 	queues, ended := more, p.ended != nil
 	if len(more) == 0 {
-		queues = p.queues
+		queues = slices.Clone(p.queues)
 	}
 	for _, q := range more {
 		if !slices.Contains(p.queues, q) {
@@ -630,11 +630,8 @@ func (p *Flow) End(why *message.Refusal) {
 }
 
 func (p *Flow) detach() {
-	p.mu.Lock()
-	queues := p.queues
-	p.mu.Unlock()
 	var turn spool.Turn
-	for _, q := range queues {
+	for _, q := range p.Queues() { // a copy: Drop may come meanwhile
 		q.Detach(&turn, p)
 	}
 	turn.Run()

@@ -86,6 +86,7 @@ func TestClockRest(t *testing.T) {
 		q.Rest(e, 30*time.Minute)
 		off.Store(-int64(years))
 		time.Sleep(31 * time.Minute)
+		synctest.Wait()
 		if p.due != 1 || !q.Waits(message.Priorities) {
 			t.Errorf("it rests on, and its pump was woken %d times", p.due)
 		}
