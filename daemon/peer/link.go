@@ -150,7 +150,7 @@ func (o *once) Fill(b []byte, _ int) ([]byte, bool) {
 const overhead = 900
 
 func (p *Peers) newLink(e *peer, c *wire.Conn, key identity.PublicKey, theirs wire.Window, way *Way, greeting []byte) *link {
-	l := &link{p: p, peer: e, id: serverOf(e.name, key), key: key, way: way, copies: map[*spool.Entry]int{}, replies: map[uint64]chan wire.Reply{}, owing: int64(p.now())}
+	l := &link{p: p, peer: e, id: serverOf(e.name, key), key: key, way: way, copies: map[*spool.Entry]int{}, replies: map[uint64]chan wire.Reply{}, owing: int64(p.now()), still: int64(p.now())}
 	l.Flow = pump.New(c, l, pump.Options{
 		Relay: p.o.Relay, Spool: p.o.Spool, Ours: p.o.Window, Theirs: theirs, Start: p.start, Exceptions: true, Overhead: overhead, Greeting: greeting,
 	})
@@ -176,7 +176,7 @@ func (p *Peers) adopt(l *link) bool {
 		}
 	}
 	e.link, e.err, e.since = l, nil, time.Now()
-	e.idle, e.news = route.Server{}, false
+	e.id, e.idle, e.news = l.id, false, false
 	p.mu.Unlock()
 	if before != nil {
 		before.End(message.Refuse(message.CodeReplaced, "there is a newer link"))
@@ -239,10 +239,10 @@ func (p *Peers) converse(l *link) error {
 	}
 	e.link, e.since = nil, time.Now()
 	idle := isIdle(err)
-	if idle {
-		e.idle = l.id
-	} else {
+	if !idle {
 		e.err = err
+	}
+	if e.idle = idle && len(e.conf.Ways) > 0; !e.idle { // who can't be dialled leads nowhere
 		p.table.PeerDown(p.now(), l.id)
 	}
 	p.o.Log.Info("a link is down", "peer", e.name, "reason", err)

@@ -134,7 +134,8 @@ type peer struct {
 	conf    Peer
 	known   bool // by the configuration
 	link    *link
-	idle    route.Server       // whose link was closed because nobody needed it, and counts as up; zero: there is none
+	id      route.Server       // of the last link
+	idle    bool               // that link was closed because nobody needed it, and counts as up
 	news    bool               // that it has not been told since
 	stop    context.CancelFunc // ends its dialling
 	kick    chan struct{}      // there is mail
@@ -200,10 +201,9 @@ func (p *Peers) Configure(c Config) {
 	for name, e := range p.peers {
 		if !keep[name] && e.known {
 			e.known, e.conf = false, Peer{Name: name}
-			if id, ok := p.idOf(name); ok {
-				p.copies.removePeer(id)
-			}
+			p.copies.removePeer(e.id)
 			p.restartLocked(e)
+			p.awakeLocked(e)
 			if e.link != nil {
 				go e.link.End(message.Refuse(message.CodeRemoved, "we are no peers any more"))
 			}
@@ -332,12 +332,9 @@ func (p *Peers) keep(ctx context.Context, e *peer, conf Peer) {
 		pause, _ := message.Pause(wait, err)
 		p.mu.Lock()
 		if err != nil {
-			e.err, e.next = err, time.Now().Add(pause)
-			if !met && e.link == nil && e.idle != (route.Server{}) {
-				p.table.PeerDown(p.now(), e.idle) // there may be another way
-				e.idle = route.Server{}
-				p.settleLocked()
-				p.nudge()
+			if e.link == nil { // else the other side has dialled meanwhile
+				e.err, e.next = err, time.Now().Add(pause)
+				p.awakeLocked(e)
 			}
 			p.o.Log.Info("no link", "peer", e.name, "error", err, "again in", pause.Round(time.Millisecond).String())
 		}
@@ -348,6 +345,16 @@ func (p *Peers) keep(ctx context.Context, e *peer, conf Peer) {
 		case <-time.After(pause):
 		}
 		wait = min(2*wait, p.o.MaxWait)
+	}
+}
+
+// awakeLocked has a link that rests lead nowhere any more: there may be another way.
+func (p *Peers) awakeLocked(e *peer) {
+	if e.idle {
+		e.idle = false
+		p.table.PeerDown(p.now(), e.id)
+		p.settleLocked()
+		p.nudge()
 	}
 }
 

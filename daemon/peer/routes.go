@@ -74,7 +74,7 @@ func (p *Peers) settleLocked() {
 	}
 	for _, e := range p.peers {
 		if e.link == nil {
-			if _, news := p.table.Send(p.now(), e.idle); news { // it is lost: with the next link all is said anew
+			if _, news := p.table.Send(p.now(), e.id); e.idle && news { // it is lost: with the next link all is said anew
 				e.news = true
 				e.dial()
 			}
