@@ -39,12 +39,19 @@ func check(t testing.TB, err error) {
 	}
 }
 
-// world is servers and what connects them, in a bubble.
+// network is what the servers of a world listen on and dial.
+type network interface {
+	Listen(address string) (transport.Listener, error)
+	Dial(ctx context.Context, address string) (transport.Conn, error)
+}
+
+// world is servers and what connects them, in a bubble or on the loopback interface.
 type world struct {
 	t       testing.TB
-	net     transport.Memory
+	net     network
 	servers map[string]*server
 	hops    int
+	journal spool.Options // the measures of journals
 
 	mu    sync.Mutex
 	cut   map[[2]string]bool // cables that are cut
@@ -82,7 +89,7 @@ func (h *hole) TryWrite(b []byte) (int, error) {
 }
 
 func newWorld(t testing.TB) *world {
-	return &world{t: t, servers: map[string]*server{}, cut: map[[2]string]bool{}, conns: map[[2]string][]transport.Conn{}, holes: map[[2]string]bool{}, hops: 10}
+	return &world{t: t, net: new(transport.Memory), journal: spool.Options{JournalFile: 1 << 18, JournalFiles: 4}, servers: map[string]*server{}, cut: map[[2]string]bool{}, conns: map[[2]string][]transport.Conn{}, holes: map[[2]string]bool{}, hops: 10}
 }
 
 // server is a whole server but for its configuration and control socket.
@@ -132,7 +139,7 @@ func (s *server) start() {
 	s.servers.Configure(nil, identity.AcceptUnknown)
 	var r atomic.Pointer[relay.Relay]
 	s.spool, err = spool.Open(filepath.Join(s.dir, "spool"), spool.Options{
-		JournalFile: 1 << 18, JournalFiles: 4, MaxAge: 30 * 24 * time.Hour,
+		JournalFile: s.w.journal.JournalFile, JournalFiles: s.w.journal.JournalFiles, MaxAge: 30 * 24 * time.Hour,
 		Envelope: message.EnvelopeOf,
 		Expired: func(t *spool.Turn, q *spool.Queue, e *spool.Entry) {
 			var l relay.Ledger
@@ -155,6 +162,7 @@ func (s *server) start() {
 	}
 	l, err := s.w.net.Listen(s.address)
 	check(t, err)
+	s.address = l.Addr().String()
 	s.peers.Configure(s.conf)
 	ctx, cancel := context.WithCancel(context.Background())
 	spooling, endSpool := context.WithCancel(context.Background())
