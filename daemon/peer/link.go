@@ -31,6 +31,9 @@ type link struct {
 
 	broken error // what was wrong with what came before converse; its
 
+	leaving message.Envelope // that Stamp looks at: under the Flow's lock
+	said    []relay.Said     // the reader's
+
 	copies map[*spool.Entry]int // with how many hops left those under way were sent; guarded by copies.mu
 
 	asked int64  // when Watch pinged, as Flow.Heard; guarded by Peers.mu
@@ -146,8 +149,9 @@ func (o *once) Fill(b []byte, _ int) ([]byte, bool) {
 	return b, false
 }
 
-// overhead is what a passage with a proof takes.
-const overhead = 900
+// overhead is what an envelope's frame takes beyond what Pack made of it: a proof with
+// all its siblings 335 bytes, a key 67, the receivers one by one 67, the rest a dozen.
+const overhead = 500
 
 func (p *Peers) newLink(e *peer, c *wire.Conn, key identity.PublicKey, theirs wire.Window, way *Way, greeting []byte) *link {
 	l := &link{p: p, peer: e, id: serverOf(e.name, key), key: key, way: way, copies: map[*spool.Entry]int{}, replies: map[uint64]chan wire.Reply{}, owing: int64(p.now())}
@@ -332,15 +336,15 @@ func (p *Peers) mayKeep(e *message.Envelope, open uint64) bool {
 
 // Acked implements pump.Side.
 func (l *link) Acked(q *spool.Queue, e *spool.Entry, exceptions []wire.Exception) {
-	var said []relay.Said
+	l.said = l.said[:0]
 	for _, x := range exceptions {
-		said = append(said, relay.Said{Receiver: x.Receiver, State: x.State, No: x.Refusal})
+		l.said = append(l.said, relay.Said{Receiver: x.Receiver, State: x.State, No: x.Refusal})
 	}
 	if spool.IsCopies(q.Name()) {
-		l.p.copies.acked(&l.Turn, l, q, e, said)
+		l.p.copies.acked(&l.Turn, l, q, e, l.said)
 		return
 	}
-	l.p.o.Relay.Taken(&l.Turn, &l.Ledger, q, e, l.peer.name, said)
+	l.p.o.Relay.Taken(&l.Turn, &l.Ledger, q, e, l.peer.name, l.said)
 }
 
 // Stamp implements pump.Side: what goes on to a third server, and is from here, gets a
@@ -366,7 +370,7 @@ func (l *link) Stamp(out []pump.Outgoing) {
 		if unrouted {
 			p.Hops = l.p.copies.leaves(l, o.Entry, o.Envelope, open, p.Hops)
 		}
-		if len(p.Path) == 1 && l.p.leadsOn(o, l.peer.name) {
+		if len(p.Path) == 1 && l.leadsOn(o) {
 			prove = append(prove, i)
 			if unrouted { // no announcement of ours is known where it goes
 				key := l.p.o.Key.Public()

@@ -10,6 +10,7 @@
 package pump
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -30,7 +31,7 @@ type Side interface {
 	// spool.Owner, of each receiver i that is open, with token+i. e is used again.
 	Take(e *message.Envelope, transit wire.Transit, token uint64)
 	// Acked ends an entry that the other side has acked, with what it said of
-	// receivers for whom the ack was not the plain one.
+	// receivers for whom the ack was not the plain one, which is used again.
 	Acked(q *spool.Queue, e *spool.Entry, exceptions []wire.Exception)
 	// Frame handles what is neither an envelope nor an ack, ping, pong or goodbye.
 	Frame(t wire.Type, body []byte) error
@@ -79,6 +80,7 @@ type Flow struct {
 	envelope message.Envelope
 	ack      wire.Ack
 	acked    []sent
+	said     []wire.Exception // of those
 	eachFn   func(plain []byte) error
 
 	mu         sync.Mutex // guards what follows; queues' locks come after it
@@ -421,29 +423,29 @@ func (p *Flow) takeAck(body []byte) error {
 		out.first++
 	}
 	p.total.Acked += uint64(len(p.acked))
+	p.said = p.said[:0]
+	out.exceptions = slices.DeleteFunc(out.exceptions, func(x wire.Exception) bool {
+		now := x.Number < out.first || out.at(x.Number).e == nil
+		if now {
+			p.said = append(p.said, x)
+		}
+		return now
+	})
 	p.mu.Unlock()
-	for i, a := range p.acked {
-		p.side.Acked(a.q, a.e, p.exceptionsOf(a.number))
+	slices.SortStableFunc(p.said, func(a, b wire.Exception) int { return cmp.Compare(a.Number, b.Number) })
+	said := p.said
+	for i, a := range p.acked { // their numbers rise
+		n := 0
+		for n < len(said) && said[n].Number == a.number {
+			n++
+		}
+		p.side.Acked(a.q, a.e, said[:n])
+		said = said[n:]
 		p.acked[i] = sent{}
 	}
+	clear(p.said)
 	p.Turn.Wake(p) // the window has room
 	return nil
-}
-
-// exceptionsOf returns what was said of the receivers of a frame that is acked now.
-func (p *Flow) exceptionsOf(number uint64) (of []wire.Exception) {
-	if len(p.out.exceptions) == 0 { // only the reader changes them
-		return nil
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.out.exceptions = slices.DeleteFunc(p.out.exceptions, func(x wire.Exception) bool {
-		if x.Number == number {
-			of = append(of, x)
-		}
-		return x.Number == number
-	})
-	return of
 }
 
 // Say has a frame sent.
