@@ -84,6 +84,7 @@ func (r *Reader) Path() (p Path) {
 	if (n == 0 || n%2 != 0) && r.err == nil {
 		r.Fail("a path of %d names and ages", n)
 	}
+	p = make(Path, 0, n/2)
 	for range n / 2 {
 		p = append(p, Crossing{r.Name(), uint32(r.Uint(1<<32 - 1))})
 	}
@@ -178,7 +179,7 @@ func (p *Passage) Field(r *Reader, key uint64) bool {
 // Pack makes what waits for a server: an envelope with its passage and the receivers
 // that this copy is for (bit i is To[i]; 0: all).
 func Pack(p *Passage, open uint64, envelope []byte) []byte {
-	b := make([]byte, 0, len(envelope)+64+len(p.Path)*8+len(p.Proof.Signature)+len(p.Proof.Siblings)+len(p.Key))
+	b := make([]byte, 0, len(envelope)+64+len(p.Path)*24+len(p.Proof.Signature)+len(p.Proof.Siblings)+len(p.Key))
 	b = p.AppendMap(AppendUint(b, open))
 	return append(b, envelope...)
 }

@@ -109,7 +109,7 @@ func (r *Relay) putAway(t *spool.Turn, e *message.Envelope, a *Arrival, away far
 		if via := r.passed.take(passage{e.Device, e.Counter, server}); via != "" && a.Link != "" && e.Kind == message.Text {
 			r.overdue(server, via)
 		}
-		put := spool.Put{Raw: message.Pack(&p, owner.mask, e.Raw), Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner, Open: owner.mask}
+		put := spool.Put{Raw: message.Pack(&p, owner.mask, e.Raw), Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner, Open: owner.mask, Device: e.Device, Counter: e.Counter}
 		if r.spread(t, &Away{server, e, a.Link, a.Verified, &p, put}) {
 			continue
 		}

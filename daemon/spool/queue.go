@@ -36,6 +36,7 @@ type Entry struct {
 	flags flags
 	due   uint32 // steady seconds at which it has rested enough
 	open  uint64 // see Open
+	by    author // zero: nobody has asked
 }
 
 type flags uint8
@@ -76,7 +77,6 @@ type Queue struct {
 	lanes    [message.Priorities]lane
 	ids      map[message.ID]uint64 // of durable entries and those being committed, with their receivers as in Put.Open
 	authors  map[author]*Entry     // of all entries, once somebody has asked
-	wrote    map[*Entry]author     // the same the other way round: to know it without the disk
 	wakes    uint32                // steady seconds at which the first of the resting is due; 0: none rests
 	count    int                   // entries that are not done
 	bytes    int64                 // of their envelopes
@@ -113,7 +113,9 @@ type Put struct {
 	Life     uint32 // seconds; 0 or more than the spool's: the spool's
 	Owner    Owner
 	Token    uint64
-	Open     uint64 // the receivers that it is for, where there may be several: see Queue.Narrow
+	Open     uint64           // the receivers that it is for, where there may be several: see Queue.Narrow
+	Device   message.DeviceID // that wrote it, and its number there, if the caller knows: see Queue.ByAuthor
+	Counter  uint64
 }
 
 // Put takes responsibility for an envelope, or tells the owner at once that it
@@ -133,7 +135,7 @@ func (q *Queue) Put(t *Turn, p Put) {
 	now := t.now(sp)
 	e := &Entry{
 		lane: laneOf(p.Priority), size: uint32(size), life: p.Life, born: sp.steadyAt(now) - p.Age,
-		owner: p.Owner, token: p.Token, raw: p.Raw, since: now, open: p.Open,
+		owner: p.Owner, token: p.Token, raw: p.Raw, since: now, open: p.Open, by: author{p.Device, p.Counter},
 	}
 	q.mu.Lock()
 	if no := q.refuseLocked(int64(size), p.Priority); no != nil {
@@ -356,9 +358,8 @@ func (q *Queue) endLocked(e *Entry) {
 		q.unacked--
 	}
 	e.flags |= done
-	if a, ok := q.wrote[e]; ok {
-		delete(q.wrote, e)
-		delete(q.authors, a)
+	if q.authors[e.by] == e {
+		delete(q.authors, e.by)
 	}
 	q.count--
 	q.bytes -= int64(e.size)

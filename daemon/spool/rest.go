@@ -173,7 +173,7 @@ func (q *Queue) ByAuthor(device message.DeviceID, counter uint64) (e *Entry, raw
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.authors == nil {
-		q.authors, q.wrote = map[author]*Entry{}, map[*Entry]author{}
+		q.authors = map[author]*Entry{}
 		for i := range q.lanes {
 			l := &q.lanes[i]
 			for _, e := range l.ents[l.head:] {
@@ -193,8 +193,10 @@ func (q *Queue) ByAuthor(device message.DeviceID, counter uint64) (e *Entry, raw
 }
 
 func (q *Queue) noteAuthorLocked(e *Entry) {
-	a := q.authorLocked(e)
-	q.authors[a], q.wrote[e] = e, a
+	if e.by == (author{}) {
+		e.by = q.authorLocked(e)
+	}
+	q.authors[e.by] = e
 }
 
 func (q *Queue) authorLocked(e *Entry) author {
