@@ -26,6 +26,7 @@ type copies struct {
 	mu    sync.Mutex // guards what follows; nothing is called with it held but Flood's methods
 	flood *route.Flood
 	hops  int
+	quota int64
 	back  map[string]string // server → the peer that brought the last that came from there
 }
 
@@ -81,7 +82,7 @@ func (c *copies) restore() {
 func (c *copies) configure(hops int, quota int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.hops = hops
+	c.hops, c.quota = hops, quota
 	c.flood.SetQuota(quota)
 }
 

@@ -50,11 +50,21 @@ func meet(p *Peers, e *peer) func(wire.ServerHello) (wire.ClientHello, error) {
 		if h.Name != e.name {
 			return ch, message.Refuse(message.CodeInvalid, "the server there is called %s, not %s", h.Name, e.name)
 		}
-		if _, err := p.o.Servers.Meet(h.Name, h.Key); err != nil {
+		if err := p.know(h.Name, h.Key); err != nil {
 			return ch, err
 		}
 		return wire.ClientHello{Agent: p.o.Agent, Window: p.o.Window, Method: wire.ByLink, User: p.o.Home}, nil
 	}
+}
+
+// know tells whether a server may have a link, with the key that it has proved to have.
+func (p *Peers) know(name string, key identity.PublicKey) error {
+	_, err := p.o.Servers.Meet(name, key)
+	var changed *identity.ChangedKeyError
+	if errors.As(err, &changed) {
+		p.impostors.Add(1)
+	}
+	return err
 }
 
 // open dials a way and makes a link.
@@ -120,7 +130,7 @@ func (p *Peers) Accept(c *wire.Conn, hello wire.ClientHello, source string) {
 		no(message.Refuse(message.CodeInvalid, "it has our own name"))
 		return
 	}
-	if _, err := p.o.Servers.Meet(hello.User, hello.Key); err != nil {
+	if err := p.know(hello.User, hello.Key); err != nil {
 		no(err)
 		return
 	}
@@ -180,6 +190,7 @@ func (p *Peers) adopt(l *link) bool {
 		}
 	}
 	e.link, e.err, e.since = l, nil, time.Now()
+	e.links++
 	p.mu.Unlock()
 	if before != nil {
 		before.End(message.Refuse(message.CodeReplaced, "there is a newer link"))

@@ -79,6 +79,7 @@ type Queue struct {
 	authors  map[author]*Entry     // of all entries, once somebody has asked
 	wakes    uint32                // steady seconds at which the first of the resting is due; 0: none rests
 	count    int                   // entries that are not done
+	kept     int                   // of those, the ones that have rested
 	bytes    int64                 // of their envelopes
 	unacked  int                   // entries in hand that the sweeper looks after
 	attached int64                 // when the pump came, nanoseconds since the start
@@ -362,6 +363,9 @@ func (q *Queue) endLocked(e *Entry) {
 		delete(q.authors, e.by)
 	}
 	q.count--
+	if e.tries > 0 {
+		q.kept--
+	}
 	q.bytes -= int64(e.size)
 	q.sp.bytes.Add(-int64(e.size))
 	q.sp.waiting.Add(-1)
@@ -535,18 +539,26 @@ type Info struct {
 	InHand   int
 	Oldest   time.Duration // age of the oldest entry
 	Pumped   bool
+
+	Kept      int           // entries that have rested: a next holder has them, or did not want them yet
+	Untouched time.Duration // age of the oldest of the others
 }
 
 // Info describes the queue.
 func (q *Queue) Info() Info {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	info := Info{Name: q.name, Messages: q.count, Bytes: q.bytes, InHand: q.unacked, Pumped: q.pump != nil}
+	info := Info{Name: q.name, Messages: q.count, Bytes: q.bytes, InHand: q.unacked, Pumped: q.pump != nil, Kept: q.kept}
 	for i := range q.lanes {
 		l := &q.lanes[i]
 		for _, e := range l.ents[l.head:] {
-			if e.flags&done == 0 {
-				info.Oldest = max(info.Oldest, time.Duration(q.ageLocked(e))*time.Second)
+			if e.flags&done != 0 {
+				continue
+			}
+			age := time.Duration(q.ageLocked(e)) * time.Second
+			info.Oldest = max(info.Oldest, age)
+			if e.tries == 0 {
+				info.Untouched = max(info.Untouched, age)
 				break
 			}
 		}

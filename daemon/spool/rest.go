@@ -16,6 +16,9 @@ func (q *Queue) Rest(e *Entry, wait time.Duration) {
 		return
 	}
 	e.flags = e.flags&^given | resting
+	if e.tries == 0 {
+		q.kept++
+	}
 	e.tries = min(e.tries, 254) + 1
 	e.due = q.sp.steady() + uint32(wait/time.Second)
 	if e.flags&isDurable != 0 {
