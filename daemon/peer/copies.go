@@ -173,7 +173,7 @@ func (c *copies) put(t *spool.Turn, peers []route.Server, put spool.Put, owner s
 	if all, ok := owner.(*allOf); ok {
 		all.left.Store(int32(len(peers)))
 	}
-	put.Owner = owner
+	put.Owner, put.Group = owner, 0 // each has its own hops
 	for _, peer := range peers {
 		c.p.o.Spool.Queue(spool.CopiesFor(peer.Name)).Put(t, put)
 		c.p.wanted(peer.Name)

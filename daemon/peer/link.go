@@ -373,6 +373,9 @@ func (l *link) Stamp(out []pump.Outgoing) {
 		if left := o.Queue.Open(o.Entry); left != 0 {
 			o.Transit.Open = left
 		}
+		for _, m := range o.More {
+			o.Transit.Open |= m.Queue.Open(m.Entry)
+		}
 		p := &o.Transit.Passage
 		if p.Hops > 0 {
 			p.Hops--

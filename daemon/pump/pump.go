@@ -47,6 +47,13 @@ type Outgoing struct {
 	Raw      []byte // as it was put
 	Envelope []byte // Stamp's to set
 	Transit  wire.Transit
+	More     []Carried // entries of other queues that the same frame is for
+}
+
+// Carried is an entry that goes in a frame.
+type Carried struct {
+	Queue *spool.Queue
+	Entry *spool.Entry
 }
 
 // Options are what a Flow needs.
@@ -81,6 +88,7 @@ type Flow struct {
 	ack      wire.Ack
 	acked    []sent
 	said     []wire.Exception // of those
+	part     []wire.Exception // of one
 	eachFn   func(plain []byte) error
 
 	mu         sync.Mutex // guards what follows; queues' locks come after it
@@ -90,6 +98,8 @@ type Flow struct {
 	owesAck    bool
 	control    []byte // frames other than envelopes and acks
 	out        outgoing
+	turn       int // the queue that gives
+	gave       int // in this turn
 	ended      *message.Refusal
 	total      Traffic
 }
@@ -225,6 +235,7 @@ type sent struct {
 	n      uint32
 	at     uint32 // milliseconds since the start
 	number uint64 // of the frame
+	more   []Carried
 }
 
 // grow doubles a ring in which the numbers from first to next are.
@@ -439,13 +450,32 @@ func (p *Flow) takeAck(body []byte) error {
 		for n < len(said) && said[n].Number == a.number {
 			n++
 		}
-		p.side.Acked(a.q, a.e, said[:n])
+		p.tell(a.q, a.e, said[:n], len(a.more) > 0)
+		for _, m := range a.more {
+			p.tell(m.Queue, m.Entry, said[:n], true)
+		}
 		said = said[n:]
 		p.acked[i] = sent{}
 	}
 	clear(p.said)
 	p.Turn.Wake(p) // the window has room
 	return nil
+}
+
+// tell ends an entry that is acked. Of a frame that was for others too, it is told
+// only of its own receivers.
+func (p *Flow) tell(q *spool.Queue, e *spool.Entry, said []wire.Exception, shared bool) {
+	if shared && len(said) > 0 {
+		open := q.Open(e)
+		p.part = p.part[:0]
+		for _, x := range said {
+			if open&(1<<x.Receiver) != 0 {
+				p.part = append(p.part, x)
+			}
+		}
+		said = p.part
+	}
+	p.side.Acked(q, e, said)
 }
 
 // Say has a frame sent.
@@ -504,7 +534,7 @@ func (p *Flow) FillBelow(b []byte, room int, below message.Priority) (filled []b
 	}
 	out := &p.out
 	now, millis := p.o.Spool.Steady(), p.millis()
-	taken := 0
+	taken, level := 0, message.Urgent
 	batch := batches.Get().(*[]Outgoing)
 	defer func() {
 		p.side.Stamp(*batch)
@@ -521,12 +551,13 @@ func (p *Flow) FillBelow(b []byte, room int, below message.Priority) (filled []b
 		if out.bulk.Room() <= 0 {
 			below = min(below, message.Bulk)
 		}
-		q, e, raw, born := p.next(min(space, window), below)
+		q, e, raw, born := p.next(min(space, window), &level, below)
 		if e == nil {
 			return b, space < min(window, message.MaxEnvelope) && p.waits(below)
 		}
 		out.ring = grow(out.ring, out.first, out.next)
-		*out.at(out.next) = sent{q, e, uint32(len(raw)), millis, out.next}
+		more := p.same(q, e)
+		*out.at(out.next) = sent{q, e, uint32(len(raw)), millis, out.next, more}
 		if e.Priority() == message.Bulk {
 			out.bulk.Sent(len(raw))
 		}
@@ -534,7 +565,7 @@ func (p *Flow) FillBelow(b []byte, room int, below message.Priority) (filled []b
 		out.bytes += len(raw)
 		p.total.Given++
 		taken += len(raw) + maxHead + p.o.Overhead
-		*batch = append(*batch, Outgoing{Queue: q, Entry: e, Raw: raw, Transit: wire.Transit{Age: now - min(born, now)}})
+		*batch = append(*batch, Outgoing{Queue: q, Entry: e, Raw: raw, Transit: wire.Transit{Age: now - min(born, now)}, More: more})
 	}
 	return b, false
 }
@@ -547,13 +578,40 @@ const (
 	minAckRoom = 3 << 10 // for an ack with some exceptions
 )
 
-func (p *Flow) next(room int, below message.Priority) (*spool.Queue, *spool.Entry, []byte, uint32) {
-	for _, q := range p.queues {
-		if e, raw, born := q.Next(p, room, below); e != nil {
-			return q, e, raw, born
+// turnLength is how many entries a queue gives before the next queue's turn: who has
+// much to give is not to keep others waiting.
+const turnLength = 16
+
+// next returns what is the most urgent in all queues, which take turns. Of what is above
+// level there is nothing more.
+func (p *Flow) next(room int, level *message.Priority, below message.Priority) (*spool.Queue, *spool.Entry, []byte, uint32) {
+	for ; *level < below; *level++ {
+		for range p.queues {
+			if p.turn >= len(p.queues) || p.gave >= turnLength {
+				p.turn, p.gave = (p.turn+1)%len(p.queues), 0
+			}
+			q := p.queues[p.turn]
+			if e, raw, born := q.Next(p, room, *level+1); e != nil {
+				p.gave++
+				return q, e, raw, born
+			}
+			p.gave = turnLength
 		}
 	}
 	return nil, nil, nil, 0
+}
+
+// same takes from the other queues what the same frame can carry.
+func (p *Flow) same(q *spool.Queue, e *spool.Entry) (more []Carried) {
+	for _, o := range p.queues {
+		if o == q {
+			continue
+		}
+		if twin := o.NextSame(p, e); twin != nil {
+			more = append(more, Carried{o, twin})
+		}
+	}
+	return more
 }
 
 // waits tells whether there is more, with mu held.

@@ -105,11 +105,15 @@ func (r *Relay) putAway(t *spool.Turn, e *message.Envelope, a *Arrival, away far
 		p.Hops = hops
 	}
 	p.Path = p.Path.And(r.home, a.Age)
+	group := uint64(0)
+	if len(away) > 1 {
+		group = r.groups.Add(1)
+	}
 	for server, owner := range away {
 		if via := r.passed.take(passage{e.Device, e.Counter, server}); via != "" && a.Link != "" && e.Kind == message.Text {
 			r.overdue(server, via)
 		}
-		put := spool.Put{Raw: message.Pack(&p, owner.mask, e.Raw), Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner, Open: owner.mask, Device: e.Device, Counter: e.Counter}
+		put := spool.Put{Raw: message.Pack(&p, owner.mask, e.Raw), Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner, Open: owner.mask, Device: e.Device, Counter: e.Counter, Group: group}
 		if r.spread(t, &Away{server, e, a.Link, a.Verified, &p, put}) {
 			continue
 		}

@@ -37,6 +37,7 @@ type Entry struct {
 	due   uint32 // steady seconds at which it has rested enough
 	open  uint64 // see Open
 	by    author // zero: nobody has asked
+	group uint64 // fixed; see Put
 }
 
 type flags uint8
@@ -117,6 +118,7 @@ type Put struct {
 	Open     uint64           // the receivers that it is for, where there may be several: see Queue.Narrow
 	Device   message.DeviceID // that wrote it, and its number there, if the caller knows: see Queue.ByAuthor
 	Counter  uint64
+	Group    uint64 // one, above 0, for what goes with the same bytes into several queues, but for Open: see NextSame
 }
 
 // Put takes responsibility for an envelope, or tells the owner at once that it
@@ -136,7 +138,7 @@ func (q *Queue) Put(t *Turn, p Put) {
 	now := t.now(sp)
 	e := &Entry{
 		lane: laneOf(p.Priority), size: uint32(size), life: p.Life, born: sp.steadyAt(now) - p.Age,
-		owner: p.Owner, token: p.Token, raw: p.Raw, since: now, open: p.Open, by: author{p.Device, p.Counter},
+		owner: p.Owner, token: p.Token, raw: p.Raw, since: now, open: p.Open, by: author{p.Device, p.Counter}, group: p.Group,
 	}
 	q.mu.Lock()
 	if no := q.refuseLocked(int64(size), p.Priority); no != nil {
@@ -329,6 +331,32 @@ func (q *Queue) Next(p Pump, room int, below message.Priority) (e *Entry, raw []
 		}
 	}
 	return nil, nil, 0
+}
+
+// NextSame gives the pump p the entry that is the next one at the priority of like, if
+// both were put as one Group; else nil. Its outcome is unknown then, as after Next.
+func (q *Queue) NextSame(p Pump, like *Entry) *Entry {
+	if like.group == 0 {
+		return nil
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.pump != p {
+		return nil
+	}
+	for l := &q.lanes[like.lane]; l.next < len(l.ents); l.next++ {
+		e := l.ents[l.next]
+		if e.flags&(done|given|resting) != 0 {
+			continue
+		}
+		if e.group != like.group {
+			return nil
+		}
+		l.next++
+		e.flags |= given
+		return e
+	}
+	return nil
 }
 
 // Waits tells whether Next would find something that is more urgent than below.
