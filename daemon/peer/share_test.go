@@ -106,6 +106,27 @@ func TestPartly(t *testing.T) {
 	})
 }
 
+// TestTogetherThenAlone: of two servers that a message goes to by one link, the one that
+// is too far away doesn't keep it from the other.
+func TestTogetherThenAlone(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.hops = 1
+		w.add("a", "b", "c", "d", "e")
+		for _, l := range []string{"ab", "bc", "bd", "de"} {
+			w.link(l[:1], l[1:], 0)
+		}
+		time.Sleep(time.Minute)
+		alice, carol, emma := w.enter("alice", "a").come(), w.enter("carol", "c").come(), w.enter("emma", "e").come()
+		start := time.Now()
+		m := alice.send("to near and far", carol, emma)
+		alice.learns(m, carol, message.Delivered)
+		if took := time.Since(start); took > 2*time.Minute {
+			t.Errorf("it takes %v", took)
+		}
+		alice.learns(m, emma, message.Held)
+	})
+}
+
 // TestNobodyStarves: a server that sends as fast as it can over a link of which the other
 // end takes its time delays what others send by that link to other servers by few messages
 // at most; what is less urgent delays it by none.

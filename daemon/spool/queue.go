@@ -334,7 +334,8 @@ func (q *Queue) Next(p Pump, room int, below message.Priority) (e *Entry, raw []
 }
 
 // NextSame gives the pump p the entry that is the next one at the priority of like, if
-// both were put as one Group; else nil. Its outcome is unknown then, as after Next.
+// both were put as one Group and it has not rested; else nil. What was refused for now may
+// be so because of the other, and goes alone. Its outcome is unknown then, as after Next.
 func (q *Queue) NextSame(p Pump, like *Entry) *Entry {
 	if like.group == 0 {
 		return nil
@@ -349,7 +350,7 @@ func (q *Queue) NextSame(p Pump, like *Entry) *Entry {
 		if e.flags&(done|given|resting) != 0 {
 			continue
 		}
-		if e.group != like.group {
+		if e.group != like.group || e.tries > 0 {
 			return nil
 		}
 		l.next++
