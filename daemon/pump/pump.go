@@ -521,7 +521,7 @@ func (p *Flow) FillBelow(b []byte, room int, below message.Priority) (filled []b
 			return b, true
 		}
 		b = append(b, p.control...)
-		p.control = p.control[:0]
+		p.control = nil // it is rare: an idle connection holds no buffer
 	}
 	for p.owesAck {
 		if left() < minAckRoom {
