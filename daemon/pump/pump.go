@@ -233,9 +233,9 @@ type sent struct {
 	q      *spool.Queue
 	e      *spool.Entry
 	n      uint32
-	at     uint32 // milliseconds since the start
-	number uint64 // of the frame
-	more   []Carried
+	at     uint32    // milliseconds since the start
+	number uint64    // of the frame
+	more   []Carried // of a link between servers: those end before a handoff
 }
 
 // grow doubles a ring in which the numbers from first to next are.

@@ -82,9 +82,6 @@ func (p *Flow) Export() (State, error) {
 	for n := out.first; n < out.next; n++ {
 		if g := out.at(n); g.e != nil {
 			s.Given = append(s.Given, Given{n, g.q.Name(), g.e.Priority(), g.e.Seq(), g.n, g.at})
-			for _, m := range g.more {
-				s.Given = append(s.Given, Given{n, m.Queue.Name(), m.Entry.Priority(), m.Entry.Seq(), 0, g.at})
-			}
 		}
 	}
 	for _, q := range p.queues {
@@ -120,11 +117,7 @@ func Resume(conn *wire.Conn, side Side, o Options, s State) *Flow {
 		if e == nil {
 			continue // it has expired meanwhile, say: the ack for it says nothing
 		}
-		if first := out.at(g.Number); first.e != nil {
-			first.more = append(first.more, Carried{q, e})
-			continue
-		}
-		*out.at(g.Number) = sent{q, e, g.Bytes, g.At, g.Number, nil}
+		*out.at(g.Number) = sent{q: q, e: e, n: g.Bytes, at: g.At, number: g.Number}
 		out.bytes += int(g.Bytes)
 		if g.Priority == message.Bulk {
 			out.bulk.Sent(int(g.Bytes))
