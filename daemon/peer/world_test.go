@@ -162,7 +162,9 @@ func (s *server) start() {
 	}
 	l, err := s.w.net.Listen(s.address)
 	check(t, err)
-	s.address = l.Addr().String()
+	if a := l.Addr().String(); a != s.address { // on real sockets; others read it
+		s.address = a
+	}
 	s.peers.Configure(s.conf)
 	ctx, cancel := context.WithCancel(context.Background())
 	spooling, endSpool := context.WithCancel(context.Background())
