@@ -114,7 +114,9 @@ type server struct {
 func (w *world) add(names ...string) {
 	for _, name := range names {
 		s := &server{w: w, name: name, dir: w.t.TempDir(), address: fmt.Sprintf("192.0.2.%d:1", len(w.servers)+1), conf: peer.Config{MaxHops: w.hops, Open: true, Flood: 1 << 20}}
+		w.mu.Lock() // somebody may dial already
 		w.servers[name] = s
+		w.mu.Unlock()
 		s.start()
 	}
 }
@@ -214,13 +216,13 @@ func cable(a, b string) [2]string {
 // dial is how a server dials in this world.
 func (s *server) dial(ctx context.Context, a transport.Address) (transport.Conn, error) {
 	var to string
+	s.w.mu.Lock()
 	for name, o := range s.w.servers {
 		if o.address == a.Remote {
 			to = name
 		}
 	}
 	k := cable(s.name, to)
-	s.w.mu.Lock()
 	cut := s.w.cut[k]
 	s.w.mu.Unlock()
 	if cut {
