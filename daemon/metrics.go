@@ -9,6 +9,7 @@ import (
 
 	"github.com/noipchat/noipchat/daemon/control"
 	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/peer"
 )
 
 // figures is a prometheus.Collector that reads the rooms' own counters when it is
@@ -31,6 +32,50 @@ var (
 	loginDesc   = desc("login_failures_total", "Logins that were refused, by reason.", "reason")
 	syncDesc    = desc("journal_sync_seconds", "Writing a batch to the journal and syncing it.")
 )
+
+// ofPeers is what is shown of each that the configuration has, or that has a link: others
+// can make us remember their names.
+var ofPeers = []struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(*peer.State) float64
+}{
+	{desc("peer_up", "1 while there is a link.", "peer"), prometheus.GaugeValue, func(s *peer.State) float64 { return truth(s.Up) }},
+	{desc("peer_wanted", "1 while there is to be a link: one is to stay up, or something waits for it.", "peer"), prometheus.GaugeValue, func(s *peer.State) float64 { return truth(s.Wanted) }},
+	{desc("peer_links_total", "Links that came up.", "peer"), prometheus.CounterValue, func(s *peer.State) float64 { return float64(s.Links) }},
+	{desc("peer_failures_total", "Attempts to dial that came to no link.", "peer"), prometheus.CounterValue, func(s *peer.State) float64 { return float64(s.Failures) }},
+	{desc("peer_rtt_seconds", "How long acks take lately; 0: not known.", "peer"), prometheus.GaugeValue, func(s *peer.State) float64 { return s.RTT.Seconds() }},
+	{desc("peer_received_bytes_total", "Bytes that were read.", "peer"), prometheus.CounterValue, func(s *peer.State) float64 { return float64(s.Read) }},
+	{desc("peer_sent_bytes_total", "Bytes that were written.", "peer"), prometheus.CounterValue, func(s *peer.State) float64 { return float64(s.Written) }},
+	{desc("peer_received_total", "Envelopes that it has brought.", "peer"), prometheus.CounterValue, func(s *peer.State) float64 { return float64(s.Received) }},
+	{desc("peer_sent_total", "Envelopes that it has acked.", "peer"), prometheus.CounterValue, func(s *peer.State) float64 { return float64(s.Sent) }},
+	{desc("peer_waiting_messages", "Envelopes that wait for it, for whichever server, and that it hasn't had.", "peer"), prometheus.GaugeValue, func(s *peer.State) float64 { return float64(s.Waiting) }},
+	{desc("peer_waiting_oldest_seconds", "Age of the oldest of those.", "peer"), prometheus.GaugeValue, func(s *peer.State) float64 { return s.Untouched.Seconds() }},
+	{desc("peer_kept_messages", "Envelopes that it has had, and that are kept until a receipt comes.", "peer"), prometheus.GaugeValue, func(s *peer.State) float64 { return float64(s.Kept) }},
+}
+
+// ofAll is what is shown of all peers together.
+var ofAll = []struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(*peer.Figures) float64
+}{
+	{desc("routes", "Servers that a way leads to now."), prometheus.GaugeValue, func(f *peer.Figures) float64 { return float64(f.Routes) }},
+	{desc("unrouted_messages", "Envelopes for servers that no way leads to."), prometheus.GaugeValue, func(f *peer.Figures) float64 { return float64(f.Stuck.Waiting + f.Stuck.Kept) }},
+	{desc("unrouted_oldest_seconds", "Age of the oldest of those that no other server has had."), prometheus.GaugeValue, func(f *peer.Figures) float64 { return f.Stuck.Untouched.Seconds() }},
+	{desc("copies", "Copies of what no route is known for, kept for others."), prometheus.GaugeValue, func(f *peer.Figures) float64 { return float64(f.Copies) }},
+	{desc("copies_bytes", "Bytes of those."), prometheus.GaugeValue, func(f *peer.Figures) float64 { return float64(f.CopyBytes) }},
+	{desc("copies_quota_bytes", "How many there may be."), prometheus.GaugeValue, func(f *peer.Figures) float64 { return float64(f.CopyRoom) }},
+	{desc("route_requests_limited_total", "What peers asked or told of routes and was passed over: too much, or too fast."), prometheus.CounterValue, func(f *peer.Figures) float64 { return float64(f.Limited) }},
+	{desc("impostors_total", "Servers that came with another key than the known one, and ways to a server of our own name with another key."), prometheus.CounterValue, func(f *peer.Figures) float64 { return float64(f.Impostors) }},
+}
+
+func truth(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
 
 var simple = []figure{
 	{desc("sessions", "Devices that are logged in."), prometheus.GaugeValue, func(d *Daemon) float64 { n, _ := d.host.Count(); return float64(n) }},
@@ -64,12 +109,7 @@ var simple = []figure{
 	{desc("handoff_pause_seconds", "How long the last handoff kept sessions waiting."), prometheus.GaugeValue, func(d *Daemon) float64 { return d.lastHandoff().PauseSeconds }},
 	{desc("handoff_sessions", "Sessions that the last handoff has handed over."), prometheus.GaugeValue, func(d *Daemon) float64 { return float64(d.lastHandoff().Sessions) }},
 	{desc("handoff_closed_sessions", "Sessions that the last handoff has closed."), prometheus.GaugeValue, func(d *Daemon) float64 { return float64(d.lastHandoff().Closed) }},
-	{desc("disk_full", "1 while the disk takes nothing more."), prometheus.GaugeValue, func(d *Daemon) float64 {
-		if d.spool.Full() {
-			return 1
-		}
-		return 0
-	}},
+	{desc("disk_full", "1 while the disk takes nothing more."), prometheus.GaugeValue, func(d *Daemon) float64 { return truth(d.spool.Full()) }},
 }
 
 func (d *Daemon) lastHandoff() control.Handoff { _, _, last := d.past.counts(); return last }
@@ -87,6 +127,12 @@ func (f figures) Describe(ch chan<- *prometheus.Desc) {
 	for i := range simple {
 		ch <- simple[i].desc
 	}
+	for i := range ofPeers {
+		ch <- ofPeers[i].desc
+	}
+	for i := range ofAll {
+		ch <- ofAll[i].desc
+	}
 	ch <- refusedDesc
 	ch <- loginDesc
 	ch <- syncDesc
@@ -96,6 +142,17 @@ func (f figures) Describe(ch chan<- *prometheus.Desc) {
 func (f figures) Collect(ch chan<- prometheus.Metric) {
 	for i := range simple {
 		ch <- prometheus.MustNewConstMetric(simple[i].desc, simple[i].kind, simple[i].value(f.d))
+	}
+	for _, s := range f.d.federation.States() {
+		for i := range ofPeers {
+			if s.Configured || s.Up {
+				ch <- prometheus.MustNewConstMetric(ofPeers[i].desc, ofPeers[i].kind, ofPeers[i].value(&s), s.Name)
+			}
+		}
+	}
+	all := f.d.federation.Figures()
+	for i := range ofAll {
+		ch <- prometheus.MustNewConstMetric(ofAll[i].desc, ofAll[i].kind, ofAll[i].value(&all))
 	}
 	for _, c := range message.Codes() {
 		if n := f.d.relay.Stats().Refused[c].Load(); n > 0 {

@@ -62,7 +62,7 @@ func goLive(t *testing.T, bin string, env ...string) *live {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	s := &live{socket: filepath.Join(dir, "control.sock"), address: l.Addr().String(), log: new(bytes.Buffer)}
 	config := filepath.Join(dir, "noipchat.toml")
-	if err := os.WriteFile(config, []byte("name = \"server1\"\n[[interface]]\nbind = \""+s.address+"\"\n"), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte("name = \"server1\"\n[[interface]]\nbind = \""+s.address+"\"\n[[peer]]\nname = \"server2\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	daemon := exec.Command("sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"`, filepath.Join(bin, "noipchatd"), "--config", config, "--state", filepath.Join(dir, "state"), "--runtime", dir)

@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"fmt"
+	"math/bits"
 	"slices"
 	"strings"
 	"time"
@@ -83,6 +84,7 @@ func (r *Reader) Path() (p Path) {
 	if (n == 0 || n%2 != 0) && r.err == nil {
 		r.Fail("a path of %d names and ages", n)
 	}
+	p = make(Path, 0, n/2)
 	for range n / 2 {
 		p = append(p, Crossing{r.Name(), uint32(r.Uint(1<<32 - 1))})
 	}
@@ -177,7 +179,7 @@ func (p *Passage) Field(r *Reader, key uint64) bool {
 // Pack makes what waits for a server: an envelope with its passage and the receivers
 // that this copy is for (bit i is To[i]; 0: all).
 func Pack(p *Passage, open uint64, envelope []byte) []byte {
-	b := make([]byte, 0, len(envelope)+64)
+	b := make([]byte, 0, len(envelope)+64+len(p.Path)*24+len(p.Proof.Signature)+len(p.Proof.Siblings)+len(p.Key))
 	b = p.AppendMap(AppendUint(b, open))
 	return append(b, envelope...)
 }
@@ -233,15 +235,18 @@ const proofOf = "noipchat origin"
 
 type hash = [sha256.Size]byte
 
-func leaf(envelope []byte) hash {
+func leaf(envelope []byte) (sum hash) {
 	h := sha256.New()
 	h.Write([]byte{0})
 	h.Write(envelope)
-	return hash(h.Sum(nil))
+	h.Sum(sum[:0])
+	return sum
 }
 
 func node(left, right hash) hash {
-	return sha256.Sum256(append(append([]byte{1}, left[:]...), right[:]...))
+	b := [1 + 2*sha256.Size]byte{1}
+	copy(b[copy(b[1:], left[:])+1:], right[:])
+	return sha256.Sum256(b[:])
 }
 
 // Prove signs up to MaxTogether envelopes at once, by Ed25519, and returns a proof for each.
@@ -252,15 +257,13 @@ func Prove(sign func(msg []byte) []byte, envelopes [][]byte) []Proof {
 	for i, e := range envelopes {
 		level[i], where[i] = leaf(e), i
 	}
+	steps := bits.Len(uint(len(envelopes) - 1))
+	all := make([]byte, 0, len(envelopes)*steps*siblingSize)
+	for i := range proofs {
+		n := i * steps * siblingSize
+		proofs[i].Siblings = all[n : n : n+steps*siblingSize]
+	}
 	for len(level) > 1 {
-		next := make([]hash, 0, (len(level)+1)/2)
-		for i := 0; i < len(level); i += 2 {
-			if i+1 == len(level) {
-				next = append(next, level[i])
-			} else {
-				next = append(next, node(level[i], level[i+1]))
-			}
-		}
 		for i := range proofs {
 			at := where[i]
 			if sibling := at ^ 1; sibling < len(level) {
@@ -271,6 +274,14 @@ func Prove(sign func(msg []byte) []byte, envelopes [][]byte) []Proof {
 				proofs[i].Siblings = append(append(proofs[i].Siblings, side), level[sibling][:]...)
 			}
 			where[i] = at / 2
+		}
+		next := level[:0] // what is written was read
+		for i := 0; i < len(level); i += 2 {
+			if i+1 == len(level) {
+				next = append(next, level[i])
+			} else {
+				next = append(next, node(level[i], level[i+1]))
+			}
 		}
 		level = next
 	}

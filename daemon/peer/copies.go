@@ -26,6 +26,7 @@ type copies struct {
 	mu    sync.Mutex // guards what follows; nothing is called with it held but Flood's methods
 	flood *route.Flood
 	hops  int
+	quota int64
 	back  map[string]string // server → the peer that brought the last that came from there
 }
 
@@ -81,7 +82,7 @@ func (c *copies) restore() {
 func (c *copies) configure(hops int, quota int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.hops = hops
+	c.hops, c.quota = hops, quota
 	c.flood.SetQuota(quota)
 }
 
@@ -172,7 +173,7 @@ func (c *copies) put(t *spool.Turn, peers []route.Server, put spool.Put, owner s
 	if all, ok := owner.(*allOf); ok {
 		all.left.Store(int32(len(peers)))
 	}
-	put.Owner = owner
+	put.Owner, put.Group = owner, 0 // each has its own hops
 	for _, peer := range peers {
 		c.p.o.Spool.Queue(spool.CopiesFor(peer.Name)).Put(t, put)
 		c.p.wanted(peer.Name)

@@ -20,7 +20,7 @@ import (
 )
 
 // liar is a link of a server that says what it likes: a test puts its frames together by
-// hand. It acks what it gets, and passes nothing on.
+// hand. It acks what it gets, unless it is sullen, and passes nothing on.
 type liar struct {
 	t    testing.TB
 	name string
@@ -30,6 +30,7 @@ type liar struct {
 
 	mu      sync.Mutex // guards what follows
 	unsaid  [][]byte
+	sullen  bool
 	welcome *wire.Welcome
 	end     *message.Refusal // of the goodbye
 	got     []letter
@@ -93,7 +94,9 @@ func (l *liar) hear(plain []byte) error {
 			x.transit, raw, err = wire.ParseEnvelope(body)
 			err = errors.Join(err, x.Parse(raw))
 			l.got = append(l.got, x)
-			l.unsaid = append(l.unsaid, wire.AppendAck(nil, &wire.Ack{Upto: uint64(len(l.got))}))
+			if !l.sullen {
+				l.unsaid = append(l.unsaid, wire.AppendAck(nil, &wire.Ack{Upto: uint64(len(l.got))}))
+			}
 		case wire.AckFrame:
 			err = wire.ParseAck(body, &ack)
 			l.upto = max(l.upto, ack.Upto)

@@ -31,6 +31,9 @@ type link struct {
 
 	broken error // what was wrong with what came before converse; its
 
+	leaving message.Envelope // that Stamp looks at: under the Flow's lock
+	said    []relay.Said     // the reader's
+
 	copies map[*spool.Entry]int // with how many hops left those under way were sent; guarded by copies.mu
 
 	asked int64  // when Watch pinged, as Flow.Heard; guarded by Peers.mu
@@ -47,11 +50,21 @@ func meet(p *Peers, e *peer) func(wire.ServerHello) (wire.ClientHello, error) {
 		if h.Name != e.name {
 			return ch, message.Refuse(message.CodeInvalid, "the server there is called %s, not %s", h.Name, e.name)
 		}
-		if _, err := p.o.Servers.Meet(h.Name, h.Key); err != nil {
+		if err := p.know(h.Name, h.Key); err != nil {
 			return ch, err
 		}
 		return wire.ClientHello{Agent: p.o.Agent, Window: p.o.Window, Method: wire.ByLink, User: p.o.Home}, nil
 	}
+}
+
+// know tells whether a server may have a link, with the key that it has proved to have.
+func (p *Peers) know(name string, key identity.PublicKey) error {
+	_, err := p.o.Servers.Meet(name, key)
+	var changed *identity.ChangedKeyError
+	if errors.As(err, &changed) {
+		p.impostors.Add(1)
+	}
+	return err
 }
 
 // open dials a way and makes a link.
@@ -117,7 +130,7 @@ func (p *Peers) Accept(c *wire.Conn, hello wire.ClientHello, source string) {
 		no(message.Refuse(message.CodeInvalid, "it has our own name"))
 		return
 	}
-	if _, err := p.o.Servers.Meet(hello.User, hello.Key); err != nil {
+	if err := p.know(hello.User, hello.Key); err != nil {
 		no(err)
 		return
 	}
@@ -146,8 +159,9 @@ func (o *once) Fill(b []byte, _ int) ([]byte, bool) {
 	return b, false
 }
 
-// overhead is what a passage with a proof takes.
-const overhead = 900
+// overhead is what an envelope's frame takes beyond what Pack made of it: a proof with
+// all its siblings 335 bytes, a key 67, the receivers one by one 67, the rest a dozen.
+const overhead = 500
 
 func (p *Peers) newLink(e *peer, c *wire.Conn, key identity.PublicKey, theirs wire.Window, way *Way, greeting []byte) *link {
 	l := &link{p: p, peer: e, id: serverOf(e.name, key), key: key, way: way, copies: map[*spool.Entry]int{}, replies: map[uint64]chan wire.Reply{}, owing: int64(p.now()), still: int64(p.now())}
@@ -177,6 +191,7 @@ func (p *Peers) adopt(l *link) bool {
 	}
 	e.link, e.err, e.since = l, nil, time.Now()
 	e.id, e.idle, e.news = l.id, false, false
+	e.links++
 	p.mu.Unlock()
 	if before != nil {
 		before.End(message.Refuse(message.CodeReplaced, "there is a newer link"))
@@ -335,15 +350,15 @@ func (p *Peers) mayKeep(e *message.Envelope, open uint64) bool {
 
 // Acked implements pump.Side.
 func (l *link) Acked(q *spool.Queue, e *spool.Entry, exceptions []wire.Exception) {
-	var said []relay.Said
+	l.said = l.said[:0]
 	for _, x := range exceptions {
-		said = append(said, relay.Said{Receiver: x.Receiver, State: x.State, No: x.Refusal})
+		l.said = append(l.said, relay.Said{Receiver: x.Receiver, State: x.State, No: x.Refusal})
 	}
 	if spool.IsCopies(q.Name()) {
-		l.p.copies.acked(&l.Turn, l, q, e, said)
+		l.p.copies.acked(&l.Turn, l, q, e, l.said)
 		return
 	}
-	l.p.o.Relay.Taken(&l.Turn, &l.Ledger, q, e, l.peer.name, said)
+	l.p.o.Relay.Taken(&l.Turn, &l.Ledger, q, e, l.peer.name, l.said)
 }
 
 // Stamp implements pump.Side: what goes on to a third server, and is from here, gets a
@@ -361,6 +376,9 @@ func (l *link) Stamp(out []pump.Outgoing) {
 		if left := o.Queue.Open(o.Entry); left != 0 {
 			o.Transit.Open = left
 		}
+		for _, m := range o.More {
+			o.Transit.Open |= m.Queue.Open(m.Entry)
+		}
 		p := &o.Transit.Passage
 		if p.Hops > 0 {
 			p.Hops--
@@ -369,7 +387,7 @@ func (l *link) Stamp(out []pump.Outgoing) {
 		if unrouted {
 			p.Hops = l.p.copies.leaves(l, o.Entry, o.Envelope, open, p.Hops)
 		}
-		if len(p.Path) == 1 && l.p.leadsOn(o, l.peer.name) {
+		if len(p.Path) == 1 && l.leadsOn(o) {
 			prove = append(prove, i)
 			if unrouted { // no announcement of ours is known where it goes
 				key := l.p.o.Key.Public()

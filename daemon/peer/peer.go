@@ -108,8 +108,9 @@ type Peers struct {
 	self   route.Server
 	copies *copies
 
-	wg     sync.WaitGroup
-	refuse atomic.Bool
+	wg        sync.WaitGroup
+	refuse    atomic.Bool
+	impostors atomic.Uint64
 
 	mu      sync.Mutex      // guards what follows; locks of Flows and queues come after it
 	ctx     context.Context // of Run; nil: no links
@@ -147,6 +148,8 @@ type peer struct {
 	written int64
 	sent    int64
 	took    int64
+	links   uint64 // that came up
+	fails   uint64 // attempts to dial it
 }
 
 // New makes the links of a server that knows no other one yet. Nothing runs until Run.
@@ -332,6 +335,9 @@ func (p *Peers) keep(ctx context.Context, e *peer, conf Peer) {
 		pause, _ := message.Pause(wait, err)
 		p.mu.Lock()
 		if err != nil {
+			if !met {
+				e.fails++
+			}
 			if e.link == nil { // else the other side has dialled meanwhile
 				e.err, e.next = err, time.Now().Add(pause)
 				p.awakeLocked(e)

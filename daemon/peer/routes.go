@@ -226,7 +226,13 @@ func (p *Peers) keyOf(name string) (key identity.PublicKey, known bool) {
 }
 
 // provenRoots are signatures that were verified lately: what left together has one.
-type provenRoots map[[ed25519.SignatureSize]byte]string
+type provenRoots map[[ed25519.SignatureSize]byte]proven
+
+// proven is what a signature was over, and by which key.
+type proven struct {
+	root string
+	key  identity.PublicKey
+}
 
 const maxProven = 1024
 
@@ -244,20 +250,19 @@ func (p *Peers) verify(home string, raw []byte, passage *message.Passage) (verif
 	if key.IsZero() {
 		return false, false
 	}
-	root := string(proof.Root(raw)) + string(key[32:])
-	sig := [ed25519.SignatureSize]byte(proof.Signature)
+	root, sig := proof.Root(raw), [ed25519.SignatureSize]byte(proof.Signature)
 	p.mu.Lock()
-	done := p.proven[sig] == root
+	last := p.proven[sig]
 	p.mu.Unlock()
-	if !done {
-		if !key.Verify(proof.Root(raw), proof.Signature) {
+	if last.root != string(root) || last.key != key {
+		if !key.Verify(root, proof.Signature) {
 			return false, known
 		}
 		p.mu.Lock()
 		if len(p.proven) >= maxProven {
 			clear(p.proven)
 		}
-		p.proven[sig] = root
+		p.proven[sig] = proven{string(root), key}
 		p.mu.Unlock()
 	}
 	return true, known
@@ -265,13 +270,13 @@ func (p *Peers) verify(home string, raw []byte, passage *message.Passage) (verif
 
 // leadsOn tells whether an entry is from here and has a receiver who doesn't live at the
 // peer. That it has crossed nobody else is only said by who brought it.
-func (p *Peers) leadsOn(o *pump.Outgoing, peer string) bool {
-	var e message.Envelope
-	if e.Parse(o.Envelope) != nil || e.From.Server() != p.o.Home {
+func (l *link) leadsOn(o *pump.Outgoing) bool {
+	e := &l.leaving
+	if e.Parse(o.Envelope) != nil || e.From.Server() != l.p.o.Home {
 		return false
 	}
 	for i, to := range e.To {
-		if (o.Transit.Open == 0 || o.Transit.Open&(1<<i) != 0) && to.Server() != peer {
+		if (o.Transit.Open == 0 || o.Transit.Open&(1<<i) != 0) && to.Server() != l.peer.name {
 			return true
 		}
 	}

@@ -1,12 +1,14 @@
 package peer
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/spool"
 	"github.com/noipchat/noipchat/daemon/wire"
 )
 
@@ -21,16 +23,34 @@ type State struct {
 	Since, Next    time.Time     // it is so; it will be tried again
 	Read, Written  int64         // bytes, since the start
 	Sent, Received int64         // envelopes
+
+	Configured      bool
+	Wanted          bool // a link is to be up now: there is a way that stays up, or something waits
+	Links, Failures uint64
+	Load
+}
+
+// Load is what waits for a way on.
+type Load struct {
+	Waiting   int           // envelopes that no next server has had
+	Untouched time.Duration // age of the oldest of them
+	Kept      int           // that the next server has, or did not want yet: until a receipt comes, or it is time to offer them again
+}
+
+func (l *Load) add(i spool.Info) {
+	l.Waiting, l.Untouched, l.Kept = l.Waiting+i.Messages-i.Kept, max(l.Untouched, i.Untouched), l.Kept+i.Kept
 }
 
 // States describes the peers, by name.
 func (p *Peers) States() (all []State) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	loads, _ := p.loadsLocked()
 	for _, name := range slices.Sorted(maps.Keys(p.peers)) {
 		e := p.peers[name]
 		s := State{Name: name, Dialing: e.dialing, Err: e.err, Since: e.since, Next: e.next,
-			Read: e.read, Written: e.written, Sent: e.sent, Received: e.took}
+			Read: e.read, Written: e.written, Sent: e.sent, Received: e.took, Configured: e.known, Links: e.links, Failures: e.fails, Load: *loads[name]}
+		s.Wanted = s.Waiting > 0 || slices.ContainsFunc(e.conf.Ways, func(w Way) bool { return w.Timeout == 0 })
 		if l := e.link; l != nil {
 			s.Up, s.Next = true, time.Time{}
 			remote := l.Conn().Transport().RemoteAddr()
@@ -47,6 +67,62 @@ func (p *Peers) States() (all []State) {
 		all = append(all, s)
 	}
 	return all
+}
+
+// loadsLocked tells what waits for each peer, for whichever servers, and what waits for
+// servers that none leads to.
+func (p *Peers) loadsLocked() (loads map[string]*Load, stuck Load) {
+	loads = map[string]*Load{}
+	for name := range p.peers {
+		l := &Load{}
+		loads[name] = l
+		if q := p.o.Spool.Find(spool.CopiesFor(name)); q != nil {
+			l.add(q.Info())
+		}
+	}
+	for server := range p.servers {
+		q := p.o.Spool.Find(server)
+		if q == nil {
+			continue
+		}
+		if l := loads[cmp.Or(p.hops[server], server)]; l != nil {
+			l.add(q.Info())
+		} else {
+			stuck.add(q.Info())
+		}
+	}
+	return loads, stuck
+}
+
+// Figures describe all peers together.
+type Figures struct {
+	Routes    int    // servers that a way leads to
+	Limited   uint64 // requests for routes that came too fast, and what was too large
+	Impostors uint64 // servers that came with another key than the one known
+	Stuck     Load   // what waits for servers that no way leads to
+
+	Copies              int // of what no route is known for, that are kept for others
+	CopyBytes, CopyRoom int64
+}
+
+// Figures returns them.
+func (p *Peers) Figures() Figures {
+	p.mu.Lock()
+	stats := p.table.Stats()
+	f := Figures{Limited: stats.Limited, Impostors: p.impostors.Load() + stats.Impostors}
+	for server := range p.servers {
+		if _, ok := p.table.Next(server); ok {
+			f.Routes++
+		}
+	}
+	_, f.Stuck = p.loadsLocked()
+	p.mu.Unlock()
+	c := p.copies
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f.CopyBytes, f.Copies, _ = c.flood.Used()
+	f.CopyRoom = c.quota
+	return f
 }
 
 // Route is a way to a server that was learnt.

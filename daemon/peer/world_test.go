@@ -42,12 +42,19 @@ func check(t testing.TB, err error) {
 	}
 }
 
-// world is servers and what connects them, in a bubble.
+// network is what the servers of a world listen on and dial.
+type network interface {
+	Listen(address string) (transport.Listener, error)
+	Dial(ctx context.Context, address string) (transport.Conn, error)
+}
+
+// world is servers and what connects them, in a bubble or on the loopback interface.
 type world struct {
 	t       testing.TB
-	net     transport.Memory
+	net     network
 	servers map[string]*server
 	hops    int
+	journal spool.Options // the measures of journals
 
 	mu    sync.Mutex
 	cut   map[[2]string]bool // cables that are cut
@@ -85,7 +92,7 @@ func (h *hole) TryWrite(b []byte) (int, error) {
 }
 
 func newWorld(t testing.TB) *world {
-	return &world{t: t, servers: map[string]*server{}, cut: map[[2]string]bool{}, conns: map[[2]string][]transport.Conn{}, holes: map[[2]string]bool{}, hops: 10}
+	return &world{t: t, net: new(transport.Memory), journal: spool.Options{JournalFile: 1 << 18, JournalFiles: 4}, servers: map[string]*server{}, cut: map[[2]string]bool{}, conns: map[[2]string][]transport.Conn{}, holes: map[[2]string]bool{}, hops: 10}
 }
 
 // server is a whole server but for its configuration and control socket.
@@ -111,7 +118,9 @@ type server struct {
 func (w *world) add(names ...string) {
 	for _, name := range names {
 		s := &server{w: w, name: name, dir: w.t.TempDir(), address: fmt.Sprintf("192.0.2.%d:1", len(w.servers)+1), conf: peer.Config{MaxHops: w.hops, Open: true, Flood: 1 << 20}}
+		w.mu.Lock() // somebody may dial already
 		w.servers[name] = s
+		w.mu.Unlock()
 		s.start()
 	}
 }
@@ -136,7 +145,7 @@ func (s *server) start() {
 	s.servers.Configure(nil, identity.AcceptUnknown)
 	var r atomic.Pointer[relay.Relay]
 	s.spool, err = spool.Open(filepath.Join(s.dir, "spool"), spool.Options{
-		JournalFile: 1 << 18, JournalFiles: 4, MaxAge: 30 * 24 * time.Hour,
+		JournalFile: s.w.journal.JournalFile, JournalFiles: s.w.journal.JournalFiles, MaxAge: 30 * 24 * time.Hour,
 		Envelope: message.EnvelopeOf, Now: s.now,
 		Expired: func(t *spool.Turn, q *spool.Queue, e *spool.Entry) {
 			var l relay.Ledger
@@ -159,6 +168,9 @@ func (s *server) start() {
 	}
 	l, err := s.w.net.Listen(s.address)
 	check(t, err)
+	if a := l.Addr().String(); a != s.address { // on real sockets; others read it
+		s.address = a
+	}
 	s.peers.Configure(s.conf)
 	ctx, cancel := context.WithCancel(context.Background())
 	spooling, endSpool := context.WithCancel(context.Background())
@@ -234,13 +246,13 @@ func cable(a, b string) [2]string {
 // dial is how a server dials in this world.
 func (s *server) dial(ctx context.Context, a transport.Address) (transport.Conn, error) {
 	var to string
+	s.w.mu.Lock()
 	for name, o := range s.w.servers {
 		if o.address == a.Remote {
 			to = name
 		}
 	}
 	k := cable(s.name, to)
-	s.w.mu.Lock()
 	cut := s.w.cut[k]
 	s.w.mu.Unlock()
 	if cut {

@@ -10,6 +10,7 @@
 package pump
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -30,7 +31,7 @@ type Side interface {
 	// spool.Owner, of each receiver i that is open, with token+i. e is used again.
 	Take(e *message.Envelope, transit wire.Transit, token uint64)
 	// Acked ends an entry that the other side has acked, with what it said of
-	// receivers for whom the ack was not the plain one.
+	// receivers for whom the ack was not the plain one, which is used again.
 	Acked(q *spool.Queue, e *spool.Entry, exceptions []wire.Exception)
 	// Frame handles what is neither an envelope nor an ack, ping, pong or goodbye.
 	Frame(t wire.Type, body []byte) error
@@ -46,6 +47,13 @@ type Outgoing struct {
 	Raw      []byte // as it was put
 	Envelope []byte // Stamp's to set
 	Transit  wire.Transit
+	More     []Carried // entries of other queues that the same frame is for
+}
+
+// Carried is an entry that goes in a frame.
+type Carried struct {
+	Queue *spool.Queue
+	Entry *spool.Entry
 }
 
 // Options are what a Flow needs.
@@ -79,6 +87,8 @@ type Flow struct {
 	envelope message.Envelope
 	ack      wire.Ack
 	acked    []sent
+	said     []wire.Exception // of those
+	part     []wire.Exception // of one
 	eachFn   func(plain []byte) error
 
 	mu         sync.Mutex // guards what follows; queues' locks come after it
@@ -88,6 +98,8 @@ type Flow struct {
 	owesAck    bool
 	control    []byte // frames other than envelopes and acks
 	out        outgoing
+	turn       int // the queue that gives
+	gave       int // in this turn
 	ended      *message.Refusal
 	total      Traffic
 }
@@ -221,8 +233,9 @@ type sent struct {
 	q      *spool.Queue
 	e      *spool.Entry
 	n      uint32
-	at     uint32 // milliseconds since the start
-	number uint64 // of the frame
+	at     uint32    // milliseconds since the start
+	number uint64    // of the frame
+	more   []Carried // of a link between servers: those end before a handoff
 }
 
 // grow doubles a ring in which the numbers from first to next are.
@@ -421,29 +434,48 @@ func (p *Flow) takeAck(body []byte) error {
 		out.first++
 	}
 	p.total.Acked += uint64(len(p.acked))
+	p.said = p.said[:0]
+	out.exceptions = slices.DeleteFunc(out.exceptions, func(x wire.Exception) bool {
+		now := x.Number < out.first || out.at(x.Number).e == nil
+		if now {
+			p.said = append(p.said, x)
+		}
+		return now
+	})
 	p.mu.Unlock()
-	for i, a := range p.acked {
-		p.side.Acked(a.q, a.e, p.exceptionsOf(a.number))
+	slices.SortStableFunc(p.said, func(a, b wire.Exception) int { return cmp.Compare(a.Number, b.Number) })
+	said := p.said
+	for i, a := range p.acked { // their numbers rise
+		n := 0
+		for n < len(said) && said[n].Number == a.number {
+			n++
+		}
+		p.tell(a.q, a.e, said[:n], len(a.more) > 0)
+		for _, m := range a.more {
+			p.tell(m.Queue, m.Entry, said[:n], true)
+		}
+		said = said[n:]
 		p.acked[i] = sent{}
 	}
+	clear(p.said)
 	p.Turn.Wake(p) // the window has room
 	return nil
 }
 
-// exceptionsOf returns what was said of the receivers of a frame that is acked now.
-func (p *Flow) exceptionsOf(number uint64) (of []wire.Exception) {
-	if len(p.out.exceptions) == 0 { // only the reader changes them
-		return nil
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.out.exceptions = slices.DeleteFunc(p.out.exceptions, func(x wire.Exception) bool {
-		if x.Number == number {
-			of = append(of, x)
+// tell ends an entry that is acked. Of a frame that was for others too, it is told
+// only of its own receivers.
+func (p *Flow) tell(q *spool.Queue, e *spool.Entry, said []wire.Exception, shared bool) {
+	if shared && len(said) > 0 {
+		open := q.Open(e)
+		p.part = p.part[:0]
+		for _, x := range said {
+			if open&(1<<x.Receiver) != 0 {
+				p.part = append(p.part, x)
+			}
 		}
-		return x.Number == number
-	})
-	return of
+		said = p.part
+	}
+	p.side.Acked(q, e, said)
 }
 
 // Say has a frame sent.
@@ -489,7 +521,7 @@ func (p *Flow) FillBelow(b []byte, room int, below message.Priority) (filled []b
 			return b, true
 		}
 		b = append(b, p.control...)
-		p.control = p.control[:0]
+		p.control = nil // it is rare: an idle connection holds no buffer
 	}
 	for p.owesAck {
 		if left() < minAckRoom {
@@ -502,7 +534,7 @@ func (p *Flow) FillBelow(b []byte, room int, below message.Priority) (filled []b
 	}
 	out := &p.out
 	now, millis := p.o.Spool.Steady(), p.millis()
-	taken := 0
+	taken, level := 0, message.Urgent
 	batch := batches.Get().(*[]Outgoing)
 	defer func() {
 		p.side.Stamp(*batch)
@@ -519,12 +551,13 @@ func (p *Flow) FillBelow(b []byte, room int, below message.Priority) (filled []b
 		if out.bulk.Room() <= 0 {
 			below = min(below, message.Bulk)
 		}
-		q, e, raw, born := p.next(min(space, window), below)
+		q, e, raw, born := p.next(min(space, window), &level, below)
 		if e == nil {
 			return b, space < min(window, message.MaxEnvelope) && p.waits(below)
 		}
 		out.ring = grow(out.ring, out.first, out.next)
-		*out.at(out.next) = sent{q, e, uint32(len(raw)), millis, out.next}
+		more := p.same(q, e)
+		*out.at(out.next) = sent{q, e, uint32(len(raw)), millis, out.next, more}
 		if e.Priority() == message.Bulk {
 			out.bulk.Sent(len(raw))
 		}
@@ -536,7 +569,7 @@ func (p *Flow) FillBelow(b []byte, room int, below message.Priority) (filled []b
 		if time.Duration(age)*time.Second >= e.Life() { // it would have expired, if the clock were believed
 			age = 0
 		}
-		*batch = append(*batch, Outgoing{Queue: q, Entry: e, Raw: raw, Transit: wire.Transit{Age: age}})
+		*batch = append(*batch, Outgoing{Queue: q, Entry: e, Raw: raw, Transit: wire.Transit{Age: age}, More: more})
 	}
 	return b, false
 }
@@ -549,13 +582,40 @@ const (
 	minAckRoom = 3 << 10 // for an ack with some exceptions
 )
 
-func (p *Flow) next(room int, below message.Priority) (*spool.Queue, *spool.Entry, []byte, uint32) {
-	for _, q := range p.queues {
-		if e, raw, born := q.Next(p, room, below); e != nil {
-			return q, e, raw, born
+// turnLength is how many entries a queue gives before the next queue's turn: who has
+// much to give is not to keep others waiting.
+const turnLength = 16
+
+// next returns what is the most urgent in all queues, which take turns. Of what is above
+// level there is nothing more.
+func (p *Flow) next(room int, level *message.Priority, below message.Priority) (*spool.Queue, *spool.Entry, []byte, uint32) {
+	for ; *level < below; *level++ {
+		for range p.queues {
+			if p.turn >= len(p.queues) || p.gave >= turnLength {
+				p.turn, p.gave = (p.turn+1)%len(p.queues), 0
+			}
+			q := p.queues[p.turn]
+			if e, raw, born := q.Next(p, room, *level+1); e != nil {
+				p.gave++
+				return q, e, raw, born
+			}
+			p.gave = turnLength
 		}
 	}
 	return nil, nil, nil, 0
+}
+
+// same takes from the other queues what the same frame can carry.
+func (p *Flow) same(q *spool.Queue, e *spool.Entry) (more []Carried) {
+	for _, o := range p.queues {
+		if o == q {
+			continue
+		}
+		if twin := o.NextSame(p, e); twin != nil {
+			more = append(more, Carried{o, twin})
+		}
+	}
+	return more
 }
 
 // waits tells whether there is more, with mu held.

@@ -117,7 +117,7 @@ func Resume(conn *wire.Conn, side Side, o Options, s State) *Flow {
 		if e == nil {
 			continue // it has expired meanwhile, say: the ack for it says nothing
 		}
-		*out.at(g.Number) = sent{q, e, g.Bytes, g.At, g.Number}
+		*out.at(g.Number) = sent{q: q, e: e, n: g.Bytes, at: g.At, number: g.Number}
 		out.bytes += int(g.Bytes)
 		if g.Priority == message.Bulk {
 			out.bulk.Sent(int(g.Bytes))

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -14,16 +15,18 @@ import (
 // receivers' home has said what became of it: so even a server on the way that burns
 // down loses nothing.
 
-// far is an envelope's receivers on other servers.
-type far map[string]*farOwner
+// far is an envelope's receivers on other servers: of each server once.
+type far []*farOwner
 
 // farOwner is the spool's owner of what waits for one server, and tells that of each
 // receiver there once.
 type farOwner struct {
-	mask uint64
+	server string
+	mask   uint64
 
-	mu sync.Mutex
-	to []farReceiver // who has not been told; guarded by mu
+	mu  sync.Mutex
+	to  []farReceiver // who has not been told; guarded by mu
+	one [1]farReceiver
 }
 
 type farReceiver struct {
@@ -33,14 +36,14 @@ type farReceiver struct {
 }
 
 func (f *far) add(server string, index int, owner spool.Owner, token uint64) {
-	if *f == nil {
-		*f = far{}
+	i := slices.IndexFunc(*f, func(o *farOwner) bool { return o.server == server })
+	if i < 0 {
+		i = len(*f)
+		o := &farOwner{server: server}
+		o.to = o.one[:0]
+		*f = append(*f, o)
 	}
-	o := (*f)[server]
-	if o == nil {
-		o = &farOwner{}
-		(*f)[server] = o
-	}
+	o := (*f)[i]
 	o.mask |= 1 << index
 	o.to = append(o.to, farReceiver{index, owner, token})
 }
@@ -105,11 +108,16 @@ func (r *Relay) putAway(t *spool.Turn, e *message.Envelope, a *Arrival, away far
 		p.Hops = hops
 	}
 	p.Path = p.Path.And(r.home, a.Age)
-	for server, owner := range away {
+	group := uint64(0)
+	if len(away) > 1 {
+		group = r.groups.Add(1)
+	}
+	for _, owner := range away {
+		server := owner.server
 		if via := r.passed.take(passage{e.Device, e.Counter, server}); via != "" && a.Link != "" && e.Kind == message.Text {
 			r.overdue(server, via)
 		}
-		put := spool.Put{Raw: message.Pack(&p, owner.mask, e.Raw), Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner, Open: owner.mask}
+		put := spool.Put{Raw: message.Pack(&p, owner.mask, e.Raw), Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner, Open: owner.mask, Device: e.Device, Counter: e.Counter, Group: group}
 		if r.spread(t, &Away{server, e, a.Link, a.Verified, &p, put}) {
 			continue
 		}

@@ -31,8 +31,9 @@ type Relay struct {
 	device message.DeviceID // of this server, for what it writes itself: a new one at each start
 
 	counter atomic.Uint64
-	hops    atomic.Int32 // that mail from here may cross; 0: there are no other servers
-	resend  atomic.Int64 // see SetFederation
+	groups  atomic.Uint64 // see spool.Put
+	hops    atomic.Int32  // that mail from here may cross; 0: there are no other servers
+	resend  atomic.Int64  // see SetFederation
 	stats   Stats
 
 	mu     sync.RWMutex             // guards what follows

@@ -36,6 +36,8 @@ type Entry struct {
 	flags flags
 	due   uint32 // steady seconds at which it has rested enough
 	open  uint64 // see Open
+	by    author // zero: nobody has asked
+	group uint64 // fixed; see Put
 }
 
 type flags uint8
@@ -76,9 +78,9 @@ type Queue struct {
 	lanes    [message.Priorities]lane
 	ids      map[message.ID]uint64 // of durable entries and those being committed, with their receivers as in Put.Open
 	authors  map[author]*Entry     // of all entries, once somebody has asked
-	wrote    map[*Entry]author     // the same the other way round: to know it without the disk
 	wakes    uint32                // steady seconds at which the first of the resting is due; 0: none rests
 	count    int                   // entries that are not done
+	kept     int                   // of those, the ones that have rested
 	bytes    int64                 // of their envelopes
 	unacked  int                   // entries in hand that the sweeper looks after
 	attached int64                 // when the pump came, nanoseconds since the start
@@ -113,7 +115,10 @@ type Put struct {
 	Life     uint32 // seconds; 0 or more than the spool's: the spool's
 	Owner    Owner
 	Token    uint64
-	Open     uint64 // the receivers that it is for, where there may be several: see Queue.Narrow
+	Open     uint64           // the receivers that it is for, where there may be several: see Queue.Narrow
+	Device   message.DeviceID // that wrote it, and its number there, if the caller knows: see Queue.ByAuthor
+	Counter  uint64
+	Group    uint64 // one, above 0, for what goes with the same bytes into several queues, but for Open: see NextSame
 }
 
 // Put takes responsibility for an envelope, or tells the owner at once that it
@@ -133,7 +138,7 @@ func (q *Queue) Put(t *Turn, p Put) {
 	now := t.now(sp)
 	e := &Entry{
 		lane: laneOf(p.Priority), size: uint32(size), life: p.Life, born: sp.steadyAt(now) - p.Age,
-		owner: p.Owner, token: p.Token, raw: p.Raw, since: now, open: p.Open,
+		owner: p.Owner, token: p.Token, raw: p.Raw, since: now, open: p.Open, by: author{p.Device, p.Counter}, group: p.Group,
 	}
 	q.mu.Lock()
 	if no := q.refuseLocked(int64(size), p.Priority); no != nil {
@@ -328,6 +333,33 @@ func (q *Queue) Next(p Pump, room int, below message.Priority) (e *Entry, raw []
 	return nil, nil, 0
 }
 
+// NextSame gives the pump p the entry that is the next one at the priority of like, if
+// both were put as one Group and it has not rested; else nil. What was refused for now may
+// be so because of the other, and goes alone. Its outcome is unknown then, as after Next.
+func (q *Queue) NextSame(p Pump, like *Entry) *Entry {
+	if like.group == 0 {
+		return nil
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.pump != p {
+		return nil
+	}
+	for l := &q.lanes[like.lane]; l.next < len(l.ents); l.next++ {
+		e := l.ents[l.next]
+		if e.flags&(done|given|resting) != 0 {
+			continue
+		}
+		if e.group != like.group || e.tries > 0 {
+			return nil
+		}
+		l.next++
+		e.flags |= given
+		return e
+	}
+	return nil
+}
+
 // Waits tells whether Next would find something that is more urgent than below.
 func (q *Queue) Waits(below message.Priority) bool {
 	q.mu.Lock()
@@ -353,11 +385,13 @@ func (q *Queue) endLocked(e *Entry) {
 		q.unacked--
 	}
 	e.flags |= done
-	if a, ok := q.wrote[e]; ok {
-		delete(q.wrote, e)
-		delete(q.authors, a)
+	if q.authors[e.by] == e {
+		delete(q.authors, e.by)
 	}
 	q.count--
+	if e.tries > 0 {
+		q.kept--
+	}
 	q.bytes -= int64(e.size)
 	q.sp.bytes.Add(-int64(e.size))
 	q.sp.waiting.Add(-1)
@@ -531,18 +565,26 @@ type Info struct {
 	InHand   int
 	Oldest   time.Duration // age of the oldest entry
 	Pumped   bool
+
+	Kept      int           // entries that have rested: a next holder has them, or did not want them yet
+	Untouched time.Duration // age of the oldest of the others
 }
 
 // Info describes the queue.
 func (q *Queue) Info() Info {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	info := Info{Name: q.name, Messages: q.count, Bytes: q.bytes, InHand: q.unacked, Pumped: q.pump != nil}
+	info := Info{Name: q.name, Messages: q.count, Bytes: q.bytes, InHand: q.unacked, Pumped: q.pump != nil, Kept: q.kept}
 	for i := range q.lanes {
 		l := &q.lanes[i]
 		for _, e := range l.ents[l.head:] {
-			if e.flags&done == 0 {
-				info.Oldest = max(info.Oldest, time.Duration(q.ageLocked(e))*time.Second)
+			if e.flags&done != 0 {
+				continue
+			}
+			age := time.Duration(q.ageLocked(e)) * time.Second
+			info.Oldest = max(info.Oldest, age)
+			if e.tries == 0 {
+				info.Untouched = max(info.Untouched, age)
 				break
 			}
 		}

@@ -16,6 +16,9 @@ func (q *Queue) Rest(e *Entry, wait time.Duration) {
 		return
 	}
 	e.flags = e.flags&^given | resting
+	if e.tries == 0 {
+		q.kept++
+	}
 	e.tries = min(e.tries, 254) + 1
 	e.due = q.sp.steady() + uint32(wait/time.Second)
 	if e.flags&isDurable != 0 {
@@ -173,7 +176,7 @@ func (q *Queue) ByAuthor(device message.DeviceID, counter uint64) (e *Entry, raw
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.authors == nil {
-		q.authors, q.wrote = map[author]*Entry{}, map[*Entry]author{}
+		q.authors = map[author]*Entry{}
 		for i := range q.lanes {
 			l := &q.lanes[i]
 			for _, e := range l.ents[l.head:] {
@@ -193,8 +196,10 @@ func (q *Queue) ByAuthor(device message.DeviceID, counter uint64) (e *Entry, raw
 }
 
 func (q *Queue) noteAuthorLocked(e *Entry) {
-	a := q.authorLocked(e)
-	q.authors[a], q.wrote[e] = e, a
+	if e.by == (author{}) {
+		e.by = q.authorLocked(e)
+	}
+	q.authors[e.by] = e
 }
 
 func (q *Queue) authorLocked(e *Entry) author {
