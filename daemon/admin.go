@@ -283,10 +283,10 @@ func item(i spool.Item) control.QueueItem {
 		State:    map[spool.Where]string{spool.InHand: "in hand", spool.OnDisk: "on disk", spool.UnderWay: "under way"}[i.Where],
 	}
 	var e message.Envelope
-	if e.Parse(i.Envelope) == nil {
+	if envelope := message.EnvelopeOf(i.Envelope); e.Parse(envelope) == nil {
 		v.From, v.Kind = e.From, e.Kind.String()
 		if v.ID == (message.ID{}) {
-			v.ID = message.IDOf(i.Envelope)
+			v.ID = message.IDOf(envelope)
 		}
 	}
 	return v
@@ -307,6 +307,21 @@ func (d *Daemon) RemoveFromQueue(_ context.Context, name string, ids []message.I
 	d.relay.Close(&turn, &l)
 	turn.Run()
 	return removed, nil
+}
+
+// RetryQueue implements control.Daemon.
+func (d *Daemon) RetryQueue(_ context.Context, name string) error {
+	queues := d.queuesOf(name)
+	if len(queues) == 0 {
+		return fmt.Errorf("queue %s: %w", name, control.ErrNotFound)
+	}
+	var turn spool.Turn
+	for _, q := range queues {
+		q.WakeAll(&turn)
+		d.federation.Retry(relay.Destination(q.Name()))
+	}
+	turn.Run()
+	return nil
 }
 
 // Trace implements control.Daemon: what happened here to a message that was on

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -130,7 +131,7 @@ func (d *Daemon) peers(servers []identity.Server) []control.Peer {
 		v.BytesIn, v.BytesOut, v.Sent, v.Received = s.Read, s.Written, s.Sent, s.Received
 		v.RTTSeconds = s.RTT.Seconds()
 		if s.Err != nil {
-			v.Error = s.Err.Error()
+			v.Error = strings.ReplaceAll(s.Err.Error(), "\n", "; ") // one for each way
 		}
 	}
 	return all

@@ -274,6 +274,13 @@ func (o *office) RemoveFromQueue(_ context.Context, name string, ids []message.I
 	return before - len(o.waiting), nil
 }
 
+func (o *office) RetryQueue(_ context.Context, name string) error {
+	if name != bobsQueue {
+		return fmt.Errorf("queue %s: %w", name, control.ErrNotFound)
+	}
+	return nil
+}
+
 func (o *office) Trace(_ context.Context, id message.ID) (control.Trace, error) {
 	if id != (message.ID{15: 1}) {
 		return control.Trace{ID: id}, nil

@@ -18,7 +18,7 @@ func (a *app) queueCommand() *cobra.Command {
 		Long:    "What waits for a destination. NAME is a queue's, as list shows it.",
 		Example: "noipctl queue list\nnoipctl queue show bob@server1",
 	}
-	cmd.AddCommand(a.queueList(), a.queueShow(), a.queueRemove())
+	cmd.AddCommand(a.queueList(), a.queueShow(), a.queueRetry(), a.queueRemove())
 	return cmd
 }
 
@@ -91,6 +91,24 @@ func (a *app) queueShow() *cobra.Command {
 	cmd.Flags().IntVar(&limit, "limit", control.PageDefault, "`NUMBER` of messages to show")
 	cmd.Flags().StringVar(&after, "after", "", "begin behind the message with this `ID`")
 	return cmd
+}
+
+func (a *app) queueRetry() *cobra.Command {
+	return &cobra.Command{
+		Use:               "retry NAME",
+		ValidArgsFunction: complete(false, a.queueNames),
+		Short:             "offer again now what waits in a queue for its time",
+		Long: `What was sent to another server and has no answer is offered again in growing intervals, and a peer
+that can't be reached is dialled in growing intervals too. This does both now.`,
+		Example: "noipctl queue retry server2",
+		Args:    cli.Args("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.daemon().RetryQueue(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			return a.done(cmd, args[0], "offered again")
+		},
+	}
 }
 
 func (a *app) queueRemove() *cobra.Command {

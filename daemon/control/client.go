@@ -127,6 +127,12 @@ func (c *Client) Queue(ctx context.Context, p QueuePage) ([]QueueItem, error) {
 	return call[[]QueueItem](ctx, c, "queue", p)
 }
 
+// RetryQueue has what waits in a queue offered again at once.
+func (c *Client) RetryQueue(ctx context.Context, name string) error {
+	_, err := call[nothing](ctx, c, "queue/retry", queueName{name})
+	return err
+}
+
 // RemoveFromQueue takes messages out of a queue and tells how many were there.
 // About 1,700 ids fit into one call.
 func (c *Client) RemoveFromQueue(ctx context.Context, name string, ids []message.ID) (int, error) {

@@ -51,6 +51,10 @@ type Daemon interface {
 	// and not under way. Their senders get a bounce.
 	RemoveFromQueue(ctx context.Context, name string, ids []message.ID) (removed int, err error)
 
+	// RetryQueue offers again at once what waits in a queue for its time, and has the
+	// peer dialled that it goes by.
+	RetryQueue(ctx context.Context, name string) error
+
 	// Peers lists other servers; those that wait to be trusted are last.
 	Peers(ctx context.Context) ([]Peer, error)
 	// TrustPeer confirms a server's key; who is its name or the key's fingerprint.

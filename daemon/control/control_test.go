@@ -94,6 +94,8 @@ func (d *desk) Queue(_ context.Context, p QueuePage) ([]QueueItem, error) {
 func (d *desk) RemoveFromQueue(_ context.Context, name string, ids []message.ID) (int, error) {
 	return len(ids), d.note("unqueue %s %s", name, ids)
 }
+func (d *desk) RetryQueue(_ context.Context, name string) error { return d.note("retry %s", name) }
+
 func (d *desk) Trace(_ context.Context, id message.ID) (Trace, error) {
 	return d.trace, d.note("trace %s", id)
 }
@@ -238,6 +240,7 @@ func TestCalls(t *testing.T) {
 		{func() (any, error) { return c.Queue(ctx, QueuePage{Name: "a/b", After: sampleID}) }, d.items, "queue a/b after " + sampleID.String() + " limit 100"},
 		{func() (any, error) { return c.Queue(ctx, QueuePage{Name: "q", Limit: PageMax}) }, d.items, "queue q after " + message.ID{}.String() + " limit 1000"},
 		{func() (any, error) { return c.RemoveFromQueue(ctx, "q", []message.ID{sampleID, {}}) }, 2, fmt.Sprintf("unqueue q %s", []message.ID{sampleID, {}})},
+		{func() (any, error) { return nil, c.RetryQueue(ctx, "server2") }, nil, "retry server2"},
 		{func() (any, error) { return c.Peers(ctx) }, d.peers, "peers"},
 		{func() (any, error) { return c.TrustPeer(ctx, "3f2a-91c0-77de-0b1c") }, d.peers[0], "trust 3f2a-91c0-77de-0b1c"},
 		{func() (any, error) { return c.DistrustPeer(ctx, "server2") }, d.peers[0], "distrust server2"},

@@ -112,6 +112,13 @@ type removal struct {
 func (removal) check() error      { return nil }
 func (r removal) subject() string { return fmt.Sprintf("%s: %d messages", r.Name, len(r.IDs)) }
 
+type queueName struct {
+	Name string `json:"name"`
+}
+
+func (queueName) check() error      { return nil }
+func (r queueName) subject() string { return r.Name }
+
 type removed struct {
 	Removed int `json:"removed"`
 }

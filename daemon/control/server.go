@@ -65,6 +65,9 @@ func NewHandler(d Daemon, log *slog.Logger) http.Handler {
 	change(h, "session/close", func(ctx context.Context, r sessionID) (nothing, error) {
 		return nothing{}, d.CloseSession(ctx, r.ID)
 	})
+	change(h, "queue/retry", func(ctx context.Context, r queueName) (nothing, error) {
+		return nothing{}, d.RetryQueue(ctx, r.Name)
+	})
 	change(h, "queue/remove", func(ctx context.Context, r removal) (removed, error) {
 		n, err := d.RemoveFromQueue(ctx, r.Name, r.IDs)
 		return removed{n}, err

@@ -14,6 +14,7 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,6 +141,7 @@ type peer struct {
 	news    bool               // that it has not been told since
 	stop    context.CancelFunc // ends its dialling
 	kick    chan struct{}      // there is mail
+	retry   chan struct{}      // somebody wants it to be dialled now
 	err     error
 	since   time.Time
 	next    time.Time // of the next attempt
@@ -226,7 +228,7 @@ func same(a, b Peer) bool {
 func (p *Peers) peerLocked(name string) *peer {
 	e := p.peers[name]
 	if e == nil {
-		e = &peer{name: name, conf: Peer{Name: name}, kick: make(chan struct{}, 1), since: time.Now()}
+		e = &peer{name: name, conf: Peer{Name: name}, kick: make(chan struct{}, 1), retry: make(chan struct{}, 1), since: time.Now()}
 		p.peers[name] = e
 	}
 	return e
@@ -349,8 +351,10 @@ func (p *Peers) keep(ctx context.Context, e *peer, conf Peer) {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
+			wait = min(2*wait, p.o.MaxWait)
+		case <-e.retry:
+			wait = p.o.FirstWait
 		}
-		wait = min(2*wait, p.o.MaxWait)
 	}
 }
 
@@ -442,6 +446,19 @@ func (p *Peers) overdue(server, via string) {
 		if p.table.Overdue(p.now(), route.Server{Name: server, Key: hop.Key}, hop.Peer) {
 			p.o.Log.Info("a way is doubted: nothing was heard in time of a message that went by it", "server", server, "peer", via)
 			p.nudge()
+		}
+	}
+}
+
+// Retry has the peer dialled at once that leads to a server, if it waits for the time of
+// its next attempt.
+func (p *Peers) Retry(server string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e := p.peers[cmp.Or(p.hops[server], server)]; e != nil {
+		select {
+		case e.retry <- struct{}{}:
+		default:
 		}
 	}
 }

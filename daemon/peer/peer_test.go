@@ -449,3 +449,21 @@ func TestIdle(t *testing.T) {
 		})
 	})
 }
+
+// TestRetry: an admin needn't wait for the time of the next attempt.
+func TestRetry(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		w.plug("a", "b", false)
+		w.link("a", "b", 0)
+		time.Sleep(time.Hour)
+		w.plug("a", "b", true)
+		a := w.servers["a"].peers
+		a.Retry("b")
+		synctest.Wait()
+		if names := a.Names(); len(names) != 1 {
+			t.Errorf("there are links to %v", names)
+		}
+		a.Retry("nobody")
+	})
+}
