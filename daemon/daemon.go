@@ -52,12 +52,13 @@ type Options struct {
 // Daemon is a server.
 type Daemon struct {
 	// fixed after Open
-	o       Options
-	started time.Time
-	epoch   time.Time // what sessions count from
-	lost    int       // sessions that were not handed over
-	key     identity.Key
-	lock    io.Closer
+	o         Options
+	started   time.Time
+	epoch     time.Time // what sessions count from
+	lost      int       // sessions that were not handed over
+	lostLinks int       // and links
+	key       identity.Key
+	lock      io.Closer
 
 	users      *identity.Users
 	counters   *identity.Counters
@@ -157,7 +158,7 @@ func (d *Daemon) openState() (err error) {
 	}
 	d.federation, err = peer.New(peer.Options{
 		Home: c.Name, Key: d.key, State: d.o.State, Servers: d.servers, Relay: d.relay, Spool: d.spool,
-		Agent: "noipchatd/" + d.o.Version, Log: d.o.Log,
+		Agent: "noipchatd/" + d.o.Version, Log: d.o.Log, Start: d.epoch,
 	})
 	if err != nil {
 		return err
@@ -174,7 +175,9 @@ func (d *Daemon) openState() (err error) {
 	d.counters.Keep(func(id message.DeviceID) bool { return known[id] })
 	if carried := d.o.Carried; carried != nil {
 		d.counters.Resume(carried.Marks)
+		d.spool.Resume(carried.Rested)
 		d.lost = d.host.Resume(carried.Sessions)
+		d.lostLinks = d.federation.Resume(carried.Links)
 	}
 	return nil
 }
@@ -237,6 +240,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 
 	g, serving := errgroup.WithContext(serving)
 	d.host.Start()
+	d.federation.Start(serving)
 	d.interfaces.start()
 	d.interfaces.serveInner(d.stdio)
 	if d.o.Carried != nil {

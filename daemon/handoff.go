@@ -17,8 +17,9 @@ import (
 	"github.com/noipchat/noipchat/daemon/control"
 	"github.com/noipchat/noipchat/daemon/handoff"
 	"github.com/noipchat/noipchat/daemon/identity"
-	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/peer"
 	"github.com/noipchat/noipchat/daemon/session"
+	"github.com/noipchat/noipchat/daemon/spool"
 	"github.com/noipchat/noipchat/daemon/systemd"
 )
 
@@ -45,6 +46,8 @@ type Carried struct {
 	Sockets  []carriedSocket
 	Marks    []identity.Mark
 	Sessions session.State
+	Links    peer.Carried
+	Rested   []spool.Rested
 	Past     []control.Handoff
 
 	Made, Failed int // handoffs, before this one
@@ -161,7 +164,7 @@ func (d *Daemon) become(reason string, changes []string) error {
 	d.interfaces.pause()
 	defer d.interfaces.resume()
 	defer d.federation.Reclaim()
-	d.federation.Pause(message.Defer(message.CodeStopping, 0, "the server hands over to another program"))
+	d.federation.Still()
 	quick, cancel := context.WithTimeout(running, pauseTime)
 	defer cancel()
 	d.host.AwaitPending(quick)
@@ -170,6 +173,7 @@ func (d *Daemon) become(reason string, changes []string) error {
 		Paused: handoff.Clock(), Epoch: handoff.Clock() - time.Since(d.epoch), Past: d.past.list(),
 	}
 	c.Made, c.Failed, _ = d.past.counts()
+	d.federation.Pause()
 	defer d.host.Reclaim()
 	if err := d.host.Pause(quick); err != nil {
 		return err
@@ -224,6 +228,10 @@ func (d *Daemon) export(c *Carried, parcel *handoff.Parcel) (err error) {
 		return err
 	}
 	c.Marks = d.counters.Export()
+	c.Rested = d.spool.Rested()
+	if c.Links, err = d.federation.Export(parcel.Keep); err != nil {
+		return err
+	}
 	c.Sessions, err = d.host.Export(parcel.Keep)
 	return err
 }
@@ -232,11 +240,11 @@ func (d *Daemon) export(c *Carried, parcel *handoff.Parcel) (err error) {
 func (d *Daemon) arrived(c *Carried) {
 	pause := handoff.Clock() - c.Paused
 	h := control.Handoff{
-		At: time.Now(), From: c.Version, To: d.o.Version, Sessions: len(c.Sessions.Sessions) - d.lost, Closed: d.lost,
+		At: time.Now(), From: c.Version, To: d.o.Version, Sessions: len(c.Sessions.Sessions) - d.lost, Links: len(c.Links) - d.lostLinks, Closed: d.lost + d.lostLinks,
 		PauseSeconds: pause.Seconds(), Reason: c.Reason, Changes: c.Changes,
 	}
 	d.past.add(h)
-	d.o.Log.Info("all was handed over", "from", h.From, "to", h.To, "sessions", h.Sessions, "closed", h.Closed,
+	d.o.Log.Info("all was handed over", "from", h.From, "to", h.To, "sessions", h.Sessions, "links", h.Links, "closed", h.Closed,
 		"pause", pause.Round(time.Microsecond).String(), "reason", strings.Join(append([]string{h.Reason}, h.Changes...), " "))
 }
 

@@ -27,7 +27,6 @@ import (
 // is an error, and so is the end of a connection.
 type flock struct {
 	t       testing.TB
-	s       *stage
 	birds   []*bird
 	pause   time.Duration // between two messages of one
 	stopped atomic.Bool
@@ -36,6 +35,7 @@ type flock struct {
 
 type bird struct {
 	f      *flock
+	s      *stage
 	name   string
 	device message.DeviceID
 	next   *bird
@@ -56,23 +56,26 @@ type bird struct {
 	welcome  chan struct{} // closed when it is logged in
 }
 
-// newFlock makes users and devices on the disk of a stage's server, which doesn't run.
-func newFlock(t testing.TB, s *stage, n int) *flock {
+// newFlock makes users and devices on the disks of stages' servers, which don't run: who
+// is next lives at the next server.
+func newFlock(t testing.TB, n int, stages ...*stage) *flock {
 	t.Helper()
-	state := filepath.Join(s.dir, "state")
 	hasher, err := identity.NewHasher(identity.Cost{Memory: 8, Passes: 1, Lanes: 1}, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
-	users, _, err := identity.OpenUsers(state, "server1", identity.Options{Hasher: hasher})
-	if err != nil {
-		t.Fatal(err)
+	homes := make([]*identity.Users, len(stages))
+	for i, s := range stages {
+		if homes[i], _, err = identity.OpenUsers(filepath.Join(s.dir, "state"), s.name, identity.Options{Hasher: hasher}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	f := &flock{t: t, s: s, pause: 20 * time.Millisecond, birds: make([]*bird, n)}
+	f := &flock{t: t, pause: 20 * time.Millisecond, birds: make([]*bird, n)}
 	var g errgroup.Group
 	g.SetLimit(16)
 	for i := range f.birds {
-		b := &bird{f: f, name: fmt.Sprintf("bird%d", i), changed: make(chan struct{}), welcome: make(chan struct{})}
+		users := homes[i%len(homes)]
+		b := &bird{f: f, s: stages[i%len(stages)], name: fmt.Sprintf("bird%d", i), changed: make(chan struct{}), welcome: make(chan struct{})}
 		f.birds[i] = b
 		g.Go(func() error {
 			if err := users.Add(t.Context(), b.name, "a good password"); err != nil {
@@ -98,7 +101,7 @@ func (b *bird) key() identity.Key {
 	return identity.KeyFromSeed(seed)
 }
 
-func (b *bird) address() message.Address { return message.Join(b.name, "server1") }
+func (b *bird) address() message.Address { return message.Join(b.name, b.s.name) }
 
 // come connects all, and has them talk.
 func (f *flock) come(ctx context.Context) error {
@@ -130,7 +133,7 @@ func (f *flock) come(ctx context.Context) error {
 }
 
 func (b *bird) come(ctx context.Context) error {
-	conn, err := transport.Dial(ctx, "tcp", "", b.f.s.address)
+	conn, err := transport.Dial(ctx, "tcp", "", b.s.address)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/noipchat/noipchat/daemon/client"
@@ -112,7 +113,7 @@ func TestHandoffs(t *testing.T) {
 	for _, n := range sizes {
 		t.Run(strconv.Itoa(n), func(t *testing.T) {
 			h := newTheatre(t, time.Duration(60+n/10)*time.Second)
-			f := newFlock(t, h.stage, n)
+			f := newFlock(t, n, h.stage)
 			f.pause = time.Duration(max(20, n/2)) * time.Millisecond // what two processors can do besides
 			h.start()
 			h.must(f.come(h.ctx))
@@ -166,7 +167,7 @@ func TestHandoffs(t *testing.T) {
 // on with all sessions, and says why.
 func TestHandoffRefused(t *testing.T) {
 	h := newTheatre(t, 2*time.Minute)
-	f := newFlock(t, h.stage, 20)
+	f := newFlock(t, 20, h.stage)
 	h.start()
 	h.must(f.come(h.ctx))
 	before := h.sessions()
@@ -243,7 +244,7 @@ func TestHandoffRefused(t *testing.T) {
 // last one ends the server in order, whatever it is at.
 func TestHandoffSignals(t *testing.T) {
 	h := newTheatre(t, 2*time.Minute)
-	f := newFlock(t, h.stage, 10)
+	f := newFlock(t, 10, h.stage)
 	h.start()
 	h.must(f.come(h.ctx))
 	before := h.sessions()
@@ -308,7 +309,7 @@ func TestHandoffLeaks(t *testing.T) {
 		handoffs = 100
 	}
 	h := newTheatre(t, 2*time.Minute)
-	f := newFlock(t, h.stage, 10)
+	f := newFlock(t, 10, h.stage)
 	h.start()
 	h.must(f.come(h.ctx))
 	handOver := func() {
@@ -342,7 +343,7 @@ func TestHandoffLeaks(t *testing.T) {
 // except for the name.
 func TestHandoffConfiguration(t *testing.T) {
 	h := newTheatre(t, 2*time.Minute)
-	f := newFlock(t, h.stage, 3)
+	f := newFlock(t, 3, h.stage)
 	h.start()
 	h.must(f.come(h.ctx))
 	before := h.sessions()
@@ -373,6 +374,102 @@ func TestHandoffConfiguration(t *testing.T) {
 	_, err = f.settle(h.ctx)
 	h.must(err)
 	h.must(f.leave())
+}
+
+// TestHandoffLinks: a server hands over again and again, and so do those that it has
+// links to, one of them at the same time. Their users write to each other, all of them by
+// way of it: no connection ends, no link does, and nothing is lost, repeated or reordered.
+func TestHandoffLinks(t *testing.T) {
+	const links, handoffs = 10, 20
+	birds := 2 * (links + 1)
+	if os.Getenv("NOIPCHAT_LONG") != "" {
+		birds = 1001
+	}
+	hub := newTheatre(t, time.Minute)
+	hub.must(hub.add("[federation]\nunknown = \"accept\"\n"))
+	all := []*theatre{hub}
+	for i := range links {
+		h := newTheatre(t, time.Minute)
+		h.name = fmt.Sprintf("server%d", i+2)
+		h.must(h.configure())
+		h.must(h.add("[federation]\nunknown = \"accept\"\n[[peer]]\nname = \"server1\"\n[[peer.link]]\nremote = %q\ntimeout = \"0s\"\n", hub.address))
+		all = append(all, h)
+	}
+	var stages []*stage
+	for _, h := range all {
+		stages = append(stages, h.stage)
+	}
+	f := newFlock(t, birds, stages...)
+	f.pause = time.Duration(max(20, birds/2)) * time.Millisecond
+	for _, h := range all {
+		h.start()
+	}
+	for _, h := range all {
+		h.linked(links)
+	}
+	hub.must(f.come(hub.ctx))
+	before := map[*theatre]string{}
+	for _, h := range all {
+		before[h] = h.sessions() + h.links()
+	}
+	var pauses []time.Duration
+	for n := range handoffs {
+		other := all[1+n%links]
+		var both errgroup.Group
+		both.Go(func() error {
+			o, err := other.admin.Handoff(hub.ctx, "a test")
+			if err == nil && (o.Links != 1 || o.Closed != 0) {
+				err = fmt.Errorf("%s: %d links were handed over, and %d connections closed", other.name, o.Links, o.Closed)
+			}
+			return err
+		})
+		o, err := hub.admin.Handoff(hub.ctx, "a test")
+		hub.must(err)
+		if o.Links != links || o.Closed != 0 {
+			t.Errorf("%d links were handed over, and %d connections closed", o.Links, o.Closed)
+		}
+		pauses = append(pauses, time.Duration(o.PauseSeconds*float64(time.Second)))
+		hub.must(both.Wait())
+	}
+	texts, err := f.settle(hub.ctx)
+	if err != nil {
+		t.Fatal(err, f.leave())
+	}
+	for _, h := range all {
+		if after := h.sessions() + h.links(); after != before[h] {
+			t.Errorf("%s: sessions and links were %s, and are %s", h.name, before[h], after)
+		}
+	}
+	hub.must(f.leave())
+	p50, p99 := quantiles(pauses)
+	t.Logf("%d sessions, %d links, %d handoffs, %d texts: pause p50 %v, p99 %v", birds, links, handoffs, texts, p50, p99)
+}
+
+// links are those of a server, and since when they are up: a new one would change that.
+func (h *theatre) links() string {
+	h.t.Helper()
+	all, err := h.admin.Peers(h.ctx)
+	h.must(err)
+	var up []string
+	for _, p := range all {
+		if p.State == control.Up {
+			up = append(up, p.Name+p.Since.Format(time.RFC3339Nano))
+		}
+	}
+	return strings.Join(up, " ")
+}
+
+// linked waits until a server knows ways to so many others.
+func (h *theatre) linked(n int) {
+	h.t.Helper()
+	for {
+		all, err := h.admin.Routes(h.ctx)
+		h.must(err)
+		if len(all) == n {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // TestHandoffLinked: of two servers one hands over again and again, while their users
