@@ -378,7 +378,8 @@ func TestHandoffConfiguration(t *testing.T) {
 
 // TestHandoffLinks: a server hands over again and again, and so do those that it has
 // links to, one of them at the same time. Their users write to each other, all of them by
-// way of it: no connection ends, no link does, and nothing is lost, repeated or reordered.
+// way of it: no connection ends, no link does, be it a command's, and nothing is lost,
+// repeated or reordered.
 func TestHandoffLinks(t *testing.T) {
 	const links, handoffs = 10, 20
 	birds := 2 * (links + 1)
@@ -392,7 +393,11 @@ func TestHandoffLinks(t *testing.T) {
 		h := newTheatre(t, time.Minute)
 		h.name = fmt.Sprintf("server%d", i+2)
 		h.must(h.configure())
-		h.must(h.add("[federation]\nunknown = \"accept\"\n[[peer]]\nname = \"server1\"\n[[peer.link]]\nremote = %q\ntimeout = \"0s\"\n", hub.address))
+		way := fmt.Sprintf("remote = %q", hub.address)
+		if i%3 == 0 {
+			way = fmt.Sprintf("kind = \"exec\"\ncommand = [%q, \"--stdio\", \"--runtime\", %q]", hub.program, filepath.Join(hub.dir, "run"))
+		}
+		h.must(h.add("[federation]\nunknown = \"accept\"\n[[peer]]\nname = \"server1\"\n[[peer.link]]\n%s\ntimeout = \"0s\"\n", way))
 		all = append(all, h)
 	}
 	var stages []*stage
@@ -473,7 +478,7 @@ func (h *theatre) linked(n int) {
 }
 
 // TestHandoffLinked: of two servers one hands over again and again, while their users
-// talk: the link comes back, and everything arrives once.
+// talk: the link stays, and everything arrives once.
 func TestHandoffLinked(t *testing.T) {
 	one, two := newTheatre(t, 2*time.Minute), newTheatre(t, 2*time.Minute)
 	two.name = "server2"
@@ -490,6 +495,8 @@ func TestHandoffLinked(t *testing.T) {
 		p.come(one.ctx)
 		defer p.leave()
 	}
+	one.linked(1)
+	link := one.links()
 	var sent []client.Message
 	const handoffs, each = 5, 10
 	for range handoffs {
@@ -503,6 +510,9 @@ func TestHandoffLinked(t *testing.T) {
 	}
 	for _, m := range sent {
 		one.must(alice.learns(one.ctx, one.stage, m, bob, message.Delivered))
+	}
+	if after := one.links(); link == "" || after != link {
+		t.Errorf("the link was %s, and is %s", link, after)
 	}
 	have, err := bob.store.History(client.Query{Only: client.In})
 	one.must(err)
