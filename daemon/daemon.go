@@ -175,6 +175,9 @@ func (d *Daemon) openState() (err error) {
 	d.counters.Keep(func(id message.DeviceID) bool { return known[id] })
 	if carried := d.o.Carried; carried != nil {
 		d.counters.Resume(carried.Marks)
+		if err := carried.at("resume"); err != nil {
+			return err
+		}
 		d.spool.Resume(carried.Rested)
 		d.lost = d.host.Resume(carried.Sessions)
 		d.lostLinks = d.federation.Resume(carried.Links)
@@ -230,6 +233,9 @@ func StdioSocket(runtime string) string { return filepath.Join(runtime, "stdio.s
 // devices, and returns when all that it has accepted is on disk.
 func (d *Daemon) Run(ctx context.Context) error {
 	defer d.Close()
+	if err := d.o.Carried.at("start"); err != nil {
+		return err
+	}
 	spooling, endSpool := context.WithCancel(context.Background())
 	defer endSpool()
 	serving, end := context.WithCancel(ctx)

@@ -9,6 +9,8 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,11 +26,14 @@ import (
 
 // flock is many devices, each of which writes to the next and expects exactly what the
 // one before writes, over one connection: whatever comes twice, or not, or out of order,
-// is an error, and so is the end of a connection.
+// is an error, and so is the end of a connection. Only where servers die they come again,
+// and drop what they have.
 type flock struct {
 	t       testing.TB
 	birds   []*bird
 	pause   time.Duration // between two messages of one
+	mortal  bool          // the servers die
+	padding int           // bytes of a message, besides its number
 	stopped atomic.Bool
 	running errgroup.Group
 }
@@ -40,11 +45,13 @@ type bird struct {
 	device message.DeviceID
 	next   *bird
 	before *bird
-	conn   *wire.Conn
-	tape   *tape
+	tapes  []*tape // of the reader
 
-	mu       sync.Mutex // guards what follows
-	out      []byte     // frames
+	mu   sync.Mutex // guards what follows
+	conn *wire.Conn
+	base uint64 // messages that were acked before this connection
+
+	out      []byte // frames
 	sent     uint64
 	acked    uint64
 	got      uint64 // texts
@@ -115,10 +122,16 @@ func (f *flock) come(ctx context.Context) error {
 	}
 	for _, b := range f.birds {
 		f.running.Go(func() error {
-			if err := b.read(); !f.stopped.Load() {
-				return fmt.Errorf("%s: %w", b.name, err)
+			for {
+				err := b.read()
+				switch {
+				case f.stopped.Load():
+					return nil
+				case f.mortal && b.comeAgain(ctx) == nil:
+				default:
+					return fmt.Errorf("%s: %w", b.name, err)
+				}
 			}
-			return nil
 		})
 		f.running.Go(b.talk)
 	}
@@ -145,8 +158,44 @@ func (b *bird) come(ctx context.Context) error {
 		return err
 	}
 	state := c.Export()
-	b.tape = &tape{Conn: conn, from: state.In, b: slices.Clone(state.Partial)}
-	b.conn, err = wire.Resume(b.tape, state)
+	tape := &tape{Conn: conn, from: state.In, b: slices.Clone(state.Partial)}
+	b.tapes = append(b.tapes, tape)
+	if c, err = wire.Resume(tape, state); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.conn, b.out, b.base, b.received = c, nil, b.acked, 0
+	if b.sent > b.acked {
+		return b.writeLocked()
+	}
+	return nil
+}
+
+// comeAgain connects after the server has died, and goes on where it was.
+func (b *bird) comeAgain(ctx context.Context) error {
+	for {
+		err := b.come(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// writeLocked writes the message that was not acked.
+func (b *bird) writeLocked() error {
+	body := fmt.Appendf(nil, "%d ", b.sent)
+	e := message.Envelope{
+		Kind: message.Text, Priority: message.Normal, From: b.address(), Device: b.device, Counter: b.sent,
+		To: []message.Address{b.next.address()}, Body: append(body, make([]byte, b.f.padding)...),
+	}
+	raw, err := e.Append(nil)
+	b.out = wire.AppendEnvelope(b.out, wire.Transit{}, raw)
 	return err
 }
 
@@ -156,21 +205,15 @@ func (b *bird) talk() error {
 		b.mu.Lock()
 		if b.acked == b.sent {
 			b.sent++
-			e := message.Envelope{
-				Kind: message.Text, Priority: message.Normal, From: b.address(), Device: b.device, Counter: b.sent,
-				To: []message.Address{b.next.address()}, Body: fmt.Appendf(nil, "%d", b.sent),
-			}
-			raw, err := e.Append(nil)
-			if err != nil {
+			if err := b.writeLocked(); err != nil {
 				b.mu.Unlock()
 				return err
 			}
-			b.out = wire.AppendEnvelope(b.out, wire.Transit{}, raw)
 			b.at = time.Now()
 		}
-		changed := b.changed
+		changed, conn := b.changed, b.conn
 		b.mu.Unlock()
-		b.conn.Flush(b) // an error ends the reader
+		conn.Flush(b) // an error ends the reader
 		select {
 		case <-changed:
 		case <-time.After(b.f.pause):
@@ -195,15 +238,15 @@ func (b *bird) Fill(dst []byte, room int) ([]byte, bool) {
 func (b *bird) read() error {
 	for {
 		b.mu.Lock()
-		slow := b.slow
+		slow, conn := b.slow, b.conn
 		b.mu.Unlock()
 		if slow != nil {
 			<-slow
 		}
-		if err := b.conn.Receive(b.take); err != nil {
+		if err := conn.Receive(b.take); err != nil {
 			return err
 		}
-		b.conn.Flush(b)
+		conn.Flush(b)
 	}
 }
 
@@ -219,7 +262,9 @@ func (b *bird) take(plain []byte) error {
 		plain = rest
 		switch t {
 		case wire.WelcomeFrame:
-			close(b.welcome)
+			if len(b.tapes) == 1 {
+				close(b.welcome)
+			}
 		case wire.AckFrame:
 			var a wire.Ack
 			if err := wire.ParseAck(body, &a); err != nil {
@@ -230,8 +275,8 @@ func (b *bird) take(plain []byte) error {
 					return fmt.Errorf("%v for message %d", x.State, x.Number)
 				}
 			}
-			if a.Upto > b.acked {
-				b.acked = a.Upto
+			if acked := b.base + a.Upto; acked > b.acked {
+				b.acked = acked
 				b.took = append(b.took, time.Since(b.at))
 				close(b.changed)
 				b.changed = make(chan struct{})
@@ -249,9 +294,14 @@ func (b *bird) take(plain []byte) error {
 			if e.Kind != message.Text {
 				continue // a receipt
 			}
+			number, _, _ := strings.Cut(string(e.Body), " ")
+			if n, _ := strconv.ParseUint(number, 10, 64); b.f.mortal && n <= b.got {
+				continue // it was not acked when the server died
+			}
 			b.got++
-			if want := fmt.Sprint(b.got); e.From != b.before.address() || string(e.Body) != want {
-				return fmt.Errorf("text %q of %s instead of %s of %s", e.Body, e.From, want, b.before.name)
+			if want := fmt.Sprint(b.got); e.From != b.before.address() || number != want {
+				b.f.t.Errorf("%s gets text %q of %s instead of %s of %s", b.name, number, e.From, want, b.before.name)
+				return fmt.Errorf("text %q of %s instead of %s of %s", number, e.From, want, b.before.name)
 			}
 		case wire.GoodbyeFrame:
 			why, _ := wire.ParseGoodbye(body)
@@ -296,8 +346,11 @@ func (f *flock) settle(ctx context.Context) (texts uint64, err error) {
 func (f *flock) leave() error {
 	f.stopped.Store(true)
 	for _, b := range f.birds {
-		if b.conn != nil {
-			b.conn.Close()
+		b.mu.Lock()
+		conn := b.conn
+		b.mu.Unlock()
+		if conn != nil {
+			conn.Close()
 		}
 	}
 	return f.running.Wait()
@@ -341,8 +394,17 @@ func (c *tape) Borrow(lend func() []byte, giveBack func([]byte)) ([]byte, int, e
 // nonces are all pairs of key and number that a server was seen to use.
 type nonces map[string]bool
 
-// hear opens every record on a tape, by means of its own, and notes its nonce.
-func (seen nonces) hear(c *tape) error {
+// hear opens every record on tapes, by means of its own, and notes its nonce.
+func (seen nonces) hear(tapes ...*tape) error {
+	for _, c := range tapes {
+		if err := seen.hearOne(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (seen nonces) hearOne(c *tape) error {
 	key, number := c.from.Key, c.from.Number
 	b := c.b
 	for len(b) >= 2 {

@@ -153,7 +153,7 @@ func TestHandoffs(t *testing.T) {
 			h.must(f.leave())
 			seen := nonces{}
 			for _, b := range f.birds[:min(n, 100)] {
-				h.must(seen.hear(b.tape))
+				h.must(seen.hear(b.tapes...))
 			}
 			p50, p99 := quantiles(pauses)
 			l50, l99 := f.latencies()
@@ -236,7 +236,7 @@ func TestHandoffRefused(t *testing.T) {
 	h.must(f.leave())
 	seen := nonces{}
 	for _, b := range f.birds {
-		h.must(seen.hear(b.tape))
+		h.must(seen.hear(b.tapes...))
 	}
 }
 

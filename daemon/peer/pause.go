@@ -72,12 +72,18 @@ func (p *Peers) Export(keep func(syscall.Conn) (int, error)) (all Carried, err e
 	return all, nil
 }
 
-// Reclaim undoes Still, Pause and Export: links go on.
+// Reclaim undoes Still, and Pause and Export if they were called: links go on.
 func (p *Peers) Reclaim() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.ctx, p.paused = p.paused, nil
+	paused := p.ctx == nil
+	if paused {
+		p.ctx, p.paused = p.paused, nil
+	}
 	p.dialAllLocked()
+	if !paused {
+		return
+	}
 	for _, l := range p.linksLocked() {
 		l.Reclaim()
 		p.readLocked(l)
