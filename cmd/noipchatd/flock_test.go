@@ -7,16 +7,19 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"net"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
@@ -54,9 +57,10 @@ type bird struct {
 	out      []byte // frames
 	sent     uint64
 	acked    uint64
-	got      uint64 // texts
-	received uint64 // envelopes
-	slow     chan struct{}
+	got      uint64          // texts
+	received uint64          // envelopes
+	slow     chan struct{}   // it doesn't read before this is closed
+	torn     chan struct{}   // it doesn't write more than half of a record before
 	took     []time.Duration // from a message to its ack
 	at       time.Time
 	changed  chan struct{}
@@ -146,7 +150,7 @@ func (f *flock) come(ctx context.Context) error {
 }
 
 func (b *bird) come(ctx context.Context) error {
-	conn, err := transport.Dial(ctx, "tcp", "", b.s.address)
+	conn, err := b.dial(ctx)
 	if err != nil {
 		return err
 	}
@@ -158,7 +162,7 @@ func (b *bird) come(ctx context.Context) error {
 		return err
 	}
 	state := c.Export()
-	tape := &tape{Conn: conn, from: state.In, b: slices.Clone(state.Partial)}
+	tape := &tape{Conn: conn, bird: b, from: state.In, b: slices.Clone(state.Partial)}
 	b.tapes = append(b.tapes, tape)
 	if c, err = wire.Resume(tape, state); err != nil {
 		return err
@@ -170,6 +174,34 @@ func (b *bird) come(ctx context.Context) error {
 		return b.writeLocked()
 	}
 	return nil
+}
+
+// dial connects; if messages are large, with a buffer that is soon full.
+func (b *bird) dial(ctx context.Context) (transport.Conn, error) {
+	if b.f.padding == 0 {
+		return transport.Dial(ctx, "tcp", "", b.s.address)
+	}
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		if e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<10) }); e != nil {
+			return e
+		}
+		return err
+	}}
+	c, err := d.DialContext(ctx, "tcp", b.s.address)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	f, err := c.(*net.TCPConn).File()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fd, err := unix.Dup(int(f.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	return transport.Carried{FD: fd}.Conn(nil)
 }
 
 // comeAgain connects after the server has died, and goes on where it was.
@@ -356,6 +388,60 @@ func (f *flock) leave() error {
 	return f.running.Wait()
 }
 
+// hinder has a part of a flock not read, and another one write half of a record, until
+// the function that it returns is called.
+func (f *flock) hinder(part int) (release func()) {
+	wake := make(chan struct{})
+	set := func(c chan struct{}) {
+		for i, b := range f.birds[:2*part] {
+			b.mu.Lock()
+			if i < part {
+				b.slow = c
+			} else {
+				b.torn = c
+			}
+			b.mu.Unlock()
+		}
+	}
+	set(wake)
+	return func() {
+		set(nil)
+		close(wake)
+	}
+}
+
+func (b *bird) hindered() chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.torn
+}
+
+// advance waits until some birds have had so many messages acked.
+func (f *flock) advance(ctx context.Context, birds []*bird, messages uint64) error {
+	before := make([]uint64, len(birds))
+	for i, b := range birds {
+		b.mu.Lock()
+		before[i] = b.acked
+		b.mu.Unlock()
+	}
+	for i, b := range birds {
+		for {
+			b.mu.Lock()
+			done, changed := b.acked >= before[i]+messages, b.changed
+			b.mu.Unlock()
+			if done {
+				break
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return fmt.Errorf("%s waits in vain for acks", b.name)
+			}
+		}
+	}
+	return nil
+}
+
 // latencies returns how long acks took at the median and for the slowest hundredth.
 func (f *flock) latencies() (p50, p99 time.Duration) {
 	var all []time.Duration
@@ -378,6 +464,7 @@ func quantiles(all []time.Duration) (p50, p99 time.Duration) {
 // tape records what comes over a connection.
 type tape struct {
 	transport.Conn
+	bird *bird
 	from wire.Direction
 	b    []byte // of the reader
 }
@@ -389,6 +476,22 @@ func (c *tape) Borrow(lend func() []byte, giveBack func([]byte)) ([]byte, int, e
 		c.b = append(c.b, b[:n]...)
 	}
 	return b, n, err
+}
+
+// TryWrite implements transport.Conn: half of what a bird writes while it is torn.
+func (c *tape) TryWrite(b []byte) (int, error) {
+	if c.bird.hindered() != nil {
+		b = b[:len(b)/2]
+	}
+	return c.Conn.TryWrite(b)
+}
+
+// Write implements net.Conn: the other half goes afterwards.
+func (c *tape) Write(b []byte) (int, error) {
+	if wait := c.bird.hindered(); wait != nil {
+		<-wait
+	}
+	return c.Conn.Write(b)
 }
 
 // nonces are all pairs of key and number that a server was seen to use.

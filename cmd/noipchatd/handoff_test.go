@@ -121,21 +121,10 @@ func TestHandoffs(t *testing.T) {
 			pid := h.status().PID
 			var pauses []time.Duration
 			for range handoffs {
-				lazy := f.birds[:n/10]
-				wake := make(chan struct{})
-				for _, b := range lazy {
-					b.mu.Lock()
-					b.slow = wake
-					b.mu.Unlock()
-				}
+				release := f.hinder(n / 10)
 				o, err := h.admin.Handoff(h.ctx, "a test")
 				h.must(err)
-				for _, b := range lazy {
-					b.mu.Lock()
-					b.slow = nil
-					b.mu.Unlock()
-				}
-				close(wake)
+				release()
 				if o.Sessions != n || o.Closed != 0 {
 					t.Errorf("%d sessions were handed over and %d closed, of %d", o.Sessions, o.Closed, n)
 				}

@@ -12,10 +12,12 @@ import (
 // This file is in builds with the tag "fault" only, which are for tests and are never
 // shipped.
 
-// At is called before each step, of both images. NOIPCHAT_STEP says at which of them
-// the process dies by SIGKILL, "kill:settle", or fails, "fail:settle".
+// At is called before each step, of both images. The file that NOIPCHAT_STEP names
+// says at which of them the process dies by SIGKILL, "kill:settle", or fails,
+// "fail:settle".
 func At(step string) error {
-	how, which, _ := strings.Cut(os.Getenv("NOIPCHAT_STEP"), ":")
+	plan, _ := os.ReadFile(os.Getenv("NOIPCHAT_STEP")) // without one, none
+	how, which, _ := strings.Cut(string(plan), ":")
 	switch {
 	case which != step:
 		return nil
