@@ -5,6 +5,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -54,8 +55,9 @@ type bird struct {
 	conn *wire.Conn
 	base uint64 // messages that were acked before this connection
 
-	out      []byte // frames
+	out      [][]byte // frames
 	sent     uint64
+	ahead    uint64 // so many messages are under way; 0: one
 	acked    uint64
 	got      uint64          // texts
 	received uint64          // envelopes
@@ -170,22 +172,26 @@ func (b *bird) come(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.conn, b.out, b.base, b.received = c, nil, b.acked, 0
-	if b.sent > b.acked {
-		return b.writeLocked()
+	for n := b.acked + 1; n <= b.sent; n++ {
+		if err := b.writeLocked(n); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// dial connects; if messages are large, with a buffer that is soon full.
+// dial connects; if messages are large, with buffers at both ends that are soon full:
+// how much the other end's kernel takes goes by the size of a segment.
 func (b *bird) dial(ctx context.Context) (transport.Conn, error) {
 	if b.f.padding == 0 {
 		return transport.Dial(ctx, "tcp", "", b.s.address)
 	}
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
-		if e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<10) }); e != nil {
-			return e
-		}
-		return err
+		e := c.Control(func(fd uintptr) {
+			err = errors.Join(unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<10),
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, 536))
+		})
+		return errors.Join(e, err)
 	}}
 	c, err := d.DialContext(ctx, "tcp", b.s.address)
 	if err != nil {
@@ -219,25 +225,25 @@ func (b *bird) comeAgain(ctx context.Context) error {
 	}
 }
 
-// writeLocked writes the message that was not acked.
-func (b *bird) writeLocked() error {
-	body := fmt.Appendf(nil, "%d ", b.sent)
+// writeLocked writes a message.
+func (b *bird) writeLocked(n uint64) error {
+	body := fmt.Appendf(nil, "%d ", n)
 	e := message.Envelope{
-		Kind: message.Text, Priority: message.Normal, From: b.address(), Device: b.device, Counter: b.sent,
+		Kind: message.Text, Priority: message.Normal, From: b.address(), Device: b.device, Counter: n,
 		To: []message.Address{b.next.address()}, Body: append(body, make([]byte, b.f.padding)...),
 	}
 	raw, err := e.Append(nil)
-	b.out = wire.AppendEnvelope(b.out, wire.Transit{}, raw)
+	b.out = append(b.out, wire.AppendEnvelope(nil, wire.Transit{}, raw))
 	return err
 }
 
-// talk writes, and waits for the ack before it writes again.
+// talk writes, and waits for the ack before it writes again, unless it is ahead.
 func (b *bird) talk() error {
 	for !b.f.stopped.Load() {
 		b.mu.Lock()
-		if b.acked == b.sent {
+		for b.sent < b.acked+max(1, b.ahead) {
 			b.sent++
-			if err := b.writeLocked(); err != nil {
+			if err := b.writeLocked(b.sent); err != nil {
 				b.mu.Unlock()
 				return err
 			}
@@ -258,11 +264,12 @@ func (b *bird) talk() error {
 func (b *bird) Fill(dst []byte, room int) ([]byte, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.out) > room {
-		return dst, true
+	for start := len(dst); len(b.out) > 0; b.out = b.out[1:] {
+		if len(dst)-start+len(b.out[0]) > room {
+			return dst, true
+		}
+		dst = append(dst, b.out[0]...)
 	}
-	dst = append(dst, b.out...)
-	b.out = b.out[:0]
 	return dst, false
 }
 
@@ -341,7 +348,7 @@ func (b *bird) take(plain []byte) error {
 		}
 	}
 	if b.received > before {
-		b.out = wire.AppendAck(b.out, &wire.Ack{Upto: b.received})
+		b.out = append(b.out, wire.AppendAck(nil, &wire.Ack{Upto: b.received}))
 	}
 	return nil
 }

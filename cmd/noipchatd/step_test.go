@@ -25,12 +25,13 @@ func hindered(t *testing.T, mortal bool) (*theatre, *flock) {
 	t.Setenv("NOIPCHAT_STEP", filepath.Join(h.dir, "step"))
 	f := newFlock(t, 20, h.stage)
 	f.mortal, f.padding = mortal, 30<<10
+	f.birds[len(f.birds)-1].ahead = filled // who writes to the first, which doesn't read
 	return h, f
 }
 
 const (
 	lazy   = 4
-	filled = 16 // messages of such a flock are more than the buffers of a connection
+	filled = 100 // messages of such a flock are more than the buffers of a connection
 )
 
 // TestStepsFail: whichever step fails, all is undone, and no session notices.
@@ -41,7 +42,7 @@ func TestStepsFail(t *testing.T) {
 	before := h.sessions()
 	for _, step := range oldSteps {
 		release := f.hinder(lazy)
-		h.must(f.advance(h.ctx, f.birds[len(f.birds)-1:], filled)) // the last one writes to the first, which doesn't read
+		h.must(f.advance(h.ctx, f.birds[len(f.birds)-1:], filled))
 		h.must(h.setStep("fail:" + step))
 		_, err := h.admin.Handoff(h.ctx, step)
 		if err == nil || !strings.Contains(err.Error(), "a fault at the step "+step) {
