@@ -156,9 +156,13 @@ func (d *Daemon) openState() (err error) {
 	if err := ownKey(c, d.key.Public()); err != nil {
 		return err
 	}
+	var epoch uint32
+	if d.o.Carried != nil {
+		epoch = d.o.Carried.Links.Epoch
+	}
 	d.federation, err = peer.New(peer.Options{
 		Home: c.Name, Key: d.key, State: d.o.State, Servers: d.servers, Relay: d.relay, Spool: d.spool,
-		Agent: "noipchatd/" + d.o.Version, Log: d.o.Log, Start: d.epoch,
+		Agent: "noipchatd/" + d.o.Version, Log: d.o.Log, Start: d.epoch, Epoch: epoch,
 	})
 	if err != nil {
 		return err

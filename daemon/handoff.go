@@ -172,7 +172,9 @@ func (d *Daemon) become(reason string, changes []string) error {
 		undo func() // also if take has failed
 	}{
 		{"check", func() (err error) {
-			check, err = parcel.Check(checking, image.Program, image.Args)
+			if check, err = parcel.Check(checking, image.Program, image.Args); err == nil {
+				err = d.federation.Reserve()
+			}
 			return err
 		}, func() {
 			if check != nil {
@@ -265,7 +267,7 @@ func (d *Daemon) arrived(c *Carried) {
 	handoff.At("serve") // to die there: nothing fails any more
 	pause := handoff.Clock() - c.Paused
 	h := control.Handoff{
-		At: time.Now(), From: c.Version, To: d.o.Version, Sessions: len(c.Sessions.Sessions) - d.lost, Links: len(c.Links) - d.lostLinks, Closed: d.lost + d.lostLinks,
+		At: time.Now(), From: c.Version, To: d.o.Version, Sessions: len(c.Sessions.Sessions) - d.lost, Links: len(c.Links.Links) - d.lostLinks, Closed: d.lost + d.lostLinks,
 		PauseSeconds: pause.Seconds(), Reason: c.Reason, Changes: c.Changes,
 	}
 	d.past.add(h)

@@ -229,6 +229,60 @@ func TestHandoffRefused(t *testing.T) {
 	}
 }
 
+// TestHandoffFull: on a full disk there is no handoff, but the old program goes on and
+// says why; when there is room, there is one.
+func TestHandoffFull(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root makes a small disk")
+	}
+	h := newTheatre(t, 2*time.Minute)
+	state := filepath.Join(h.dir, "state")
+	h.must(os.Mkdir(state, 0o700))
+	if err := unix.Mount("tmpfs", state, "tmpfs", 0, "size=256m"); err != nil {
+		t.Skip("no small disk here:", err)
+	}
+	t.Cleanup(func() {
+		h.kill(syscall.SIGKILL)
+		unix.Unmount(state, unix.MNT_DETACH)
+	})
+	f := newFlock(t, 10, h.stage)
+	h.start()
+	h.must(f.come(h.ctx))
+	before := h.sessions()
+	ballast := filepath.Join(state, "ballast")
+	fill, err := os.Create(ballast)
+	h.must(err)
+	for err == nil {
+		_, err = fill.Write(make([]byte, 1<<16))
+	}
+	for err = nil; err == nil; {
+		_, err = fill.Write([]byte{0})
+	}
+	h.must(fill.Close())
+	_, err = h.admin.Handoff(h.ctx, "a full disk")
+	if err == nil || !strings.Contains(err.Error(), "no space left on device") && !strings.Contains(err.Error(), "the disk is full") {
+		t.Errorf("a handoff on a full disk: %v", err)
+	}
+	status := h.status()
+	if last := status.Handoffs[len(status.Handoffs)-1]; last.Error == "" {
+		t.Errorf("status says %+v", last)
+	}
+	h.must(os.Remove(ballast))
+	o, err := h.admin.Handoff(h.ctx, "there is room")
+	for ; err != nil && h.ctx.Err() == nil; o, err = h.admin.Handoff(h.ctx, "there is room") {
+		time.Sleep(100 * time.Millisecond) // it looks at the disk now and then
+	}
+	if err != nil || o.Sessions != len(f.birds) || o.Closed != 0 {
+		t.Errorf("%+v, %v", o, err)
+	}
+	if after := h.sessions(); after != before {
+		t.Errorf("sessions were %s, and are %s", before, after)
+	}
+	_, err = f.settle(h.ctx)
+	h.must(err)
+	h.must(f.leave())
+}
+
 // TestHandoffSignals: many signals of each kind at any time are as good as one, and the
 // last one ends the server in order, whatever it is at.
 func TestHandoffSignals(t *testing.T) {

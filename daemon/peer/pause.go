@@ -15,7 +15,10 @@ import (
 
 // Carried is all links between two images of a process. The table of routes is not in
 // it: each conversation about routes begins anew.
-type Carried []CarriedLink
+type Carried struct {
+	Epoch uint32 // of the other image, on disk already: nothing of a handoff may fail there
+	Links []CarriedLink
+}
 
 // CarriedLink is one of them.
 type CarriedLink struct {
@@ -27,6 +30,15 @@ type CarriedLink struct {
 	Answer uint32 // that is owed
 	Stream transport.Carried
 	Flow   pump.State
+}
+
+// Reserve counts the start of another image, for Export, before anything is paused.
+func (p *Peers) Reserve() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	epoch, err := nextEpoch(p.o.State, 0)
+	p.reserved = epoch
+	return err
 }
 
 // Still has nobody dialled until Reclaim, which must follow unless the process ends.
@@ -55,18 +67,19 @@ func (p *Peers) Pause() {
 // keep is as in transport.Carry.
 func (p *Peers) Export(keep func(syscall.Conn) (int, error)) (all Carried, err error) {
 	p.mu.Lock()
+	all.Epoch = p.reserved
 	links := slices.DeleteFunc(p.linksLocked(), func(l *link) bool { return l.Ended() != nil })
 	for _, l := range links {
-		all = append(all, CarriedLink{Peer: l.peer.name, Known: l.peer.known, Key: l.key, Way: l.way, Since: l.peer.since, Answer: l.answer})
+		all.Links = append(all.Links, CarriedLink{Peer: l.peer.name, Known: l.peer.known, Key: l.key, Way: l.way, Since: l.peer.since, Answer: l.answer})
 	}
 	p.mu.Unlock()
 	for i, l := range links {
-		c := &all[i]
+		c := &all.Links[i]
 		if c.Flow, err = l.Export(); err == nil {
 			c.Stream, err = transport.Carry(l.Conn().Transport(), keep)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("the link to %s: %w", l.peer.name, err)
+			return all, fmt.Errorf("the link to %s: %w", l.peer.name, err)
 		}
 	}
 	return all, nil
@@ -103,7 +116,7 @@ func (p *Peers) dialAllLocked() {
 func (p *Peers) Resume(all Carried) (lost int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, c := range all {
+	for _, c := range all.Links {
 		if err := p.resumeLocked(c); err != nil {
 			p.o.Log.Warn("a link could not be handed over, and is closed", "peer", c.Peer, "error", err)
 			lost++

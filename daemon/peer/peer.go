@@ -39,6 +39,7 @@ type Options struct {
 	Home    string
 	Key     identity.Key
 	State   string // folder of the file epoch
+	Epoch   uint32 // of this start, as it was reserved; 0: it is counted now
 	Servers *identity.Servers
 	Relay   *relay.Relay
 	Spool   *spool.Spool
@@ -117,19 +118,20 @@ type Peers struct {
 	refuse    atomic.Bool
 	impostors atomic.Uint64
 
-	mu      sync.Mutex      // guards what follows; locks of Flows and queues come after it
-	ctx     context.Context // of Run; nil: no links come or go
-	paused  context.Context // what ctx is after a pause
-	closed  bool
-	peers   map[string]*peer
-	table   *route.Table
-	epoch   uint32
-	public  []string
-	hops    map[string]string // server → the peer that its queue is pumped by
-	servers map[string]bool   // that have a queue
-	wake    chan struct{}
-	proven  provenRoots
-	changed chan struct{} // closed when a link comes or goes
+	mu       sync.Mutex      // guards what follows; locks of Flows and queues come after it
+	ctx      context.Context // of Run; nil: no links come or go
+	paused   context.Context // what ctx is after a pause
+	closed   bool
+	peers    map[string]*peer
+	table    *route.Table
+	epoch    uint32
+	reserved uint32 // see Reserve
+	public   []string
+	hops     map[string]string // server → the peer that its queue is pumped by
+	servers  map[string]bool   // that have a queue
+	wake     chan struct{}
+	proven   provenRoots
+	changed  chan struct{} // closed when a link comes or goes
 }
 
 // peer is a server that we know a way to, or that has dialled us.
@@ -166,9 +168,11 @@ func New(o Options) (*Peers, error) {
 	}
 	p.copies = newCopies(p)
 	p.table = route.New(route.Options{Self: p.self})
-	var err error
-	if p.epoch, err = nextEpoch(o.State, 0); err != nil {
-		return nil, err
+	if p.epoch = o.Epoch; p.epoch == 0 {
+		var err error
+		if p.epoch, err = nextEpoch(o.State, 0); err != nil {
+			return nil, err
+		}
 	}
 	for _, q := range o.Spool.Queues() {
 		if name := q.Name(); !strings.ContainsAny(name, "@/") {
