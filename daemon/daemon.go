@@ -136,6 +136,9 @@ func (d *Daemon) openState() (err error) {
 		d.spool, err = spool.Open(filepath.Join(d.o.State, "spool"), spool.Options{Log: d.o.Log, Expired: d.expired, Envelope: message.EnvelopeOf})
 		return err
 	})
+	if carried := d.o.Carried; carried != nil {
+		carried.Sessions.Open(d.o.Log)
+	}
 	if err := both.Wait(); err != nil {
 		return err
 	}
