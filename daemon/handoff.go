@@ -182,10 +182,10 @@ func (d *Daemon) become(reason string, changes []string) error {
 			}
 		}},
 		{"still", func() error {
-			quick, cancel = context.WithTimeout(running, pauseTime)
 			d.calls.Lock() // nobody is half answered
 			d.interfaces.pause()
 			d.federation.Still()
+			quick, cancel = context.WithTimeout(running, pauseTime)
 			d.host.AwaitPending(quick)
 			return nil
 		}, func() {
