@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"syscall"
@@ -44,9 +45,7 @@ func (p *Peers) Reserve() error {
 // Still has nobody dialled until Reclaim, which must follow unless the process ends.
 func (p *Peers) Still() {
 	p.mu.Lock()
-	for _, e := range p.peers {
-		p.stopDialling(e)
-	}
+	p.still()
 	p.mu.Unlock()
 	p.dials.Wait()
 }
@@ -93,6 +92,7 @@ func (p *Peers) Reclaim() {
 	if paused {
 		p.ctx, p.paused = p.paused, nil
 	}
+	p.dialling, p.still = context.WithCancel(p.ctx)
 	p.dialAllLocked()
 	if !paused {
 		return
@@ -138,6 +138,7 @@ func (p *Peers) resumeLocked(c CarriedLink) error {
 	e := p.peerLocked(c.Peer)
 	l := p.linkTo(e, c.Key, c.Way)
 	l.anew, l.since, l.answer = p.epoch, l.still, c.Answer
+	l.questions = uint64(p.epoch) << 30 // who answers a question of before answers none of ours
 	c.Flow.Control = wire.AppendRoutes(c.Flow.Control, &wire.Routes{Anew: l.anew})
 	l.Flow = pump.Resume(conn, l, pump.Options{Relay: p.o.Relay, Spool: p.o.Spool, Start: p.start}, c.Flow)
 	p.anewLocked(l)

@@ -118,9 +118,11 @@ type Peers struct {
 	refuse    atomic.Bool
 	impostors atomic.Uint64
 
-	mu       sync.Mutex      // guards what follows; locks of Flows and queues come after it
-	ctx      context.Context // of Run; nil: no links come or go
-	paused   context.Context // what ctx is after a pause
+	mu       sync.Mutex         // guards what follows; locks of Flows and queues come after it
+	ctx      context.Context    // of Run; nil: no links come or go
+	paused   context.Context    // what ctx is after a pause
+	dialling context.Context    // a part of ctx, which Still ends
+	still    context.CancelFunc // does that
 	closed   bool
 	peers    map[string]*peer
 	table    *route.Table
@@ -264,7 +266,7 @@ func (p *Peers) dialLocked(e *peer, atOnce bool) {
 	if p.ctx == nil || p.closed || len(e.conf.Ways) == 0 {
 		return
 	}
-	ctx, stop := context.WithCancel(p.ctx)
+	ctx, stop := context.WithCancel(p.dialling)
 	e.stop = stop
 	conf := e.conf
 	p.wg.Add(1)
@@ -289,6 +291,7 @@ func (p *Peers) Start(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ctx = ctx
+	p.dialling, p.still = context.WithCancel(ctx)
 	p.dialAllLocked()
 	p.announceLocked(route.Seq{Epoch: p.epoch})
 	var kept []*link
