@@ -185,6 +185,7 @@ func (d *Daemon) openState() (err error) {
 		if err := carried.at("resume"); err != nil {
 			return err
 		}
+		d.users.Resume(carried.Tried)
 		d.spool.Resume(carried.Rested)
 		d.lost = d.host.Resume(carried.Sessions)
 		d.lostLinks = d.federation.Resume(carried.Links)
@@ -224,7 +225,7 @@ func (d *Daemon) openSockets(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("opening the control socket: %w", err)
 	}
-	if d.stdio, err = d.interfaces.listen(ctx, config.Interface{Kind: "unix", Bind: StdioSocket(d.o.Runtime)}); err != nil {
+	if d.stdio, err = d.interfaces.listenInner(ctx, config.Interface{Kind: "unix", Bind: StdioSocket(d.o.Runtime)}); err != nil {
 		return err
 	}
 	d.interfaces.dropRest()
@@ -255,7 +256,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.host.Start()
 	d.federation.Start(serving)
 	d.interfaces.start()
-	d.interfaces.serveInner(d.stdio)
 	if d.o.Carried != nil {
 		d.arrived(d.o.Carried)
 		d.o.Carried = nil // it has keys
@@ -278,7 +278,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 		d.live.changing.Unlock()
 		systemd.Notify("STOPPING=1", "STATUS=stopping: what is in hand goes to disk")
 		d.interfaces.close()
-		d.closeStdio()
 		d.interfaces.serving.Wait()
 		return nil
 	})
@@ -335,7 +334,6 @@ func (d *Daemon) report() { systemd.Notify("STATUS=" + d.statusLine()) }
 // Close gives back sockets and the lock. It may be called more than once.
 func (d *Daemon) Close() {
 	d.interfaces.close()
-	d.closeStdio()
 	d.scrape.close()
 	for _, l := range []net.Listener{d.control, d.scraped} {
 		if l != nil {
@@ -350,17 +348,6 @@ func (d *Daemon) Close() {
 	if d.live.timer != nil {
 		d.live.timer.Stop()
 	}
-}
-
-func (d *Daemon) closeStdio() {
-	switch {
-	case d.stdio == nil:
-	case systemd.Managed(): // which keeps a copy, so the name stays
-		d.stdio.Close()
-	default:
-		transport.Retire(d.stdio)
-	}
-	d.stdio = nil
 }
 
 // Check reads the configuration and looks at the state, and changes nothing. It

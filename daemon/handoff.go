@@ -48,6 +48,7 @@ type Carried struct {
 	Sessions session.State
 	Links    peer.Carried
 	Rested   []spool.Rested
+	Tried    identity.Tried
 	Past     []control.Handoff
 
 	Made, Failed int // handoffs, before this one
@@ -254,7 +255,7 @@ func (d *Daemon) export(c *Carried, parcel *handoff.Parcel) (err error) {
 		return err
 	}
 	c.Marks = d.counters.Export()
-	c.Rested = d.spool.Rested()
+	c.Rested, c.Tried = d.spool.Rested(), d.users.Tried()
 	if c.Links, err = d.federation.Export(parcel.Keep); err != nil {
 		return err
 	}

@@ -108,7 +108,10 @@ func (sp *Spool) Resume(all []Rested) {
 		q := sp.Queue(r.Queue)
 		q.mu.Lock()
 		if e := q.findLocked(r.Priority, r.Seq); e != nil {
-			e.open, e.tries = r.Open, r.Tries
+			e.tries = r.Tries
+			if r.Open != 0 {
+				e.open = r.Open
+			}
 			if r.Wait > 0 {
 				e.flags |= resting
 				e.due = sp.steady() + r.Wait
