@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/noipchat/noipchat/daemon/message"
 	"github.com/noipchat/noipchat/daemon/pump"
@@ -156,14 +155,13 @@ func (h *Host) readAgain(s *session, ended chan struct{}) {
 // else, and takes long if they are many.
 func (s *State) Open(log *slog.Logger) {
 	s.channels = make([]channel, len(s.Sessions))
-	var all errgroup.Group
+	var all sync.WaitGroup
 	workers := runtime.GOMAXPROCS(0)
 	for w := range workers {
-		all.Go(func() error {
+		all.Go(func() {
 			for i := w; i < len(s.Sessions); i += workers {
 				s.channels[i].conn, s.channels[i].err = s.Sessions[i].open(log)
 			}
-			return nil
 		})
 	}
 	all.Wait()
