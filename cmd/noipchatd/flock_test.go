@@ -77,9 +77,12 @@ func newFlock(t testing.TB, n int, stages ...*stage) *flock {
 	if err != nil {
 		t.Fatal(err)
 	}
-	homes := make([]*identity.Users, len(stages))
-	for i, s := range stages {
-		if homes[i], _, err = identity.OpenUsers(filepath.Join(s.dir, "state"), s.name, identity.Options{Hasher: hasher}); err != nil {
+	homes := map[*stage]*identity.Users{}
+	for _, s := range stages {
+		if homes[s] != nil {
+			continue
+		}
+		if homes[s], _, err = identity.OpenUsers(filepath.Join(s.dir, "state"), s.name, identity.Options{Hasher: hasher}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -87,8 +90,9 @@ func newFlock(t testing.TB, n int, stages ...*stage) *flock {
 	var g errgroup.Group
 	g.SetLimit(16)
 	for i := range f.birds {
-		users := homes[i%len(homes)]
-		b := &bird{f: f, s: stages[i%len(stages)], name: fmt.Sprintf("bird%d", i), changed: make(chan struct{}), welcome: make(chan struct{})}
+		s := stages[i%len(stages)]
+		users := homes[s]
+		b := &bird{f: f, s: s, name: fmt.Sprintf("bird%d", i), changed: make(chan struct{}), welcome: make(chan struct{})}
 		f.birds[i] = b
 		g.Go(func() error {
 			if err := users.Add(t.Context(), b.name, "a good password"); err != nil {
@@ -421,32 +425,6 @@ func (b *bird) hindered() chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.torn
-}
-
-// advance waits until some birds have had so many messages acked.
-func (f *flock) advance(ctx context.Context, birds []*bird, messages uint64) error {
-	before := make([]uint64, len(birds))
-	for i, b := range birds {
-		b.mu.Lock()
-		before[i] = b.acked
-		b.mu.Unlock()
-	}
-	for i, b := range birds {
-		for {
-			b.mu.Lock()
-			done, changed := b.acked >= before[i]+messages, b.changed
-			b.mu.Unlock()
-			if done {
-				break
-			}
-			select {
-			case <-changed:
-			case <-ctx.Done():
-				return fmt.Errorf("%s waits in vain for acks", b.name)
-			}
-		}
-	}
-	return nil
 }
 
 // latencies returns how long acks took at the median and for the slowest hundredth.

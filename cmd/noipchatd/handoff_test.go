@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -425,9 +426,9 @@ func TestHandoffConfiguration(t *testing.T) {
 // repeated or reordered.
 func TestHandoffLinks(t *testing.T) {
 	const links, handoffs = 10, 20
-	birds := 2 * (links + 1)
+	birds, here := 2*(links+1), 1
 	if os.Getenv("NOIPCHAT_LONG") != "" {
-		birds = 1001
+		birds, here = 1010, 100 // of which 1,000 are at the hub
 	}
 	hub := newTheatre(t, time.Minute)
 	hub.must(hub.add("[federation]\nunknown = \"accept\"\n"))
@@ -443,8 +444,11 @@ func TestHandoffLinks(t *testing.T) {
 		h.must(h.add("[federation]\nunknown = \"accept\"\n[[peer]]\nname = \"server1\"\n[[peer.link]]\n%s\ntimeout = \"0s\"\n", way))
 		all = append(all, h)
 	}
-	var stages []*stage
-	for _, h := range all {
+	stages := slices.Repeat([]*stage{hub.stage}, here)
+	for i, h := range all[1:] {
+		if i > 0 && here > 1 {
+			stages = append(stages, slices.Repeat([]*stage{hub.stage}, here)...)
+		}
 		stages = append(stages, h.stage)
 	}
 	f := newFlock(t, birds, stages...)
