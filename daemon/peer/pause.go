@@ -142,7 +142,7 @@ func (p *Peers) resumeLocked(c CarriedLink) error {
 	c.Flow.Control = wire.AppendRoutes(c.Flow.Control, &wire.Routes{Anew: l.anew})
 	l.Flow = pump.Resume(conn, l, pump.Options{Relay: p.o.Relay, Spool: p.o.Spool, Start: p.start}, c.Flow)
 	p.anewLocked(l)
-	e.known, e.link, e.since = c.Known, l, c.Since
+	e.known, e.link, e.id, e.since = c.Known, l, l.id, c.Since
 	for _, name := range c.Flow.Queues {
 		if !spool.IsCopies(name) {
 			p.hops[name], p.servers[name] = c.Peer, true
