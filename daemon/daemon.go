@@ -52,12 +52,13 @@ type Options struct {
 // Daemon is a server.
 type Daemon struct {
 	// fixed after Open
-	o       Options
-	started time.Time
-	epoch   time.Time // what sessions count from
-	lost    int       // sessions that were not handed over
-	key     identity.Key
-	lock    io.Closer
+	o         Options
+	started   time.Time
+	epoch     time.Time // what sessions count from
+	lost      int       // sessions that were not handed over
+	lostLinks int       // and links
+	key       identity.Key
+	lock      io.Closer
 
 	users      *identity.Users
 	counters   *identity.Counters
@@ -135,6 +136,9 @@ func (d *Daemon) openState() (err error) {
 		d.spool, err = spool.Open(filepath.Join(d.o.State, "spool"), spool.Options{Log: d.o.Log, Expired: d.expired, Envelope: message.EnvelopeOf})
 		return err
 	})
+	if carried := d.o.Carried; carried != nil {
+		carried.Sessions.Open(d.o.Log)
+	}
 	if err := both.Wait(); err != nil {
 		return err
 	}
@@ -155,9 +159,13 @@ func (d *Daemon) openState() (err error) {
 	if err := ownKey(c, d.key.Public()); err != nil {
 		return err
 	}
+	var epoch uint32
+	if d.o.Carried != nil {
+		epoch = d.o.Carried.Links.Epoch
+	}
 	d.federation, err = peer.New(peer.Options{
 		Home: c.Name, Key: d.key, State: d.o.State, Servers: d.servers, Relay: d.relay, Spool: d.spool,
-		Agent: "noipchatd/" + d.o.Version, Log: d.o.Log,
+		Agent: "noipchatd/" + d.o.Version, Log: d.o.Log, Start: d.epoch, Epoch: epoch,
 	})
 	if err != nil {
 		return err
@@ -174,7 +182,13 @@ func (d *Daemon) openState() (err error) {
 	d.counters.Keep(func(id message.DeviceID) bool { return known[id] })
 	if carried := d.o.Carried; carried != nil {
 		d.counters.Resume(carried.Marks)
+		if err := carried.at("resume"); err != nil {
+			return err
+		}
+		d.users.Resume(carried.Tried)
+		d.spool.Resume(carried.Rested)
 		d.lost = d.host.Resume(carried.Sessions)
+		d.lostLinks = d.federation.Resume(carried.Links)
 	}
 	return nil
 }
@@ -211,7 +225,7 @@ func (d *Daemon) openSockets(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("opening the control socket: %w", err)
 	}
-	if d.stdio, err = d.interfaces.listen(ctx, config.Interface{Kind: "unix", Bind: StdioSocket(d.o.Runtime)}); err != nil {
+	if d.stdio, err = d.interfaces.listenInner(ctx, config.Interface{Kind: "unix", Bind: StdioSocket(d.o.Runtime)}); err != nil {
 		return err
 	}
 	d.interfaces.dropRest()
@@ -227,6 +241,9 @@ func StdioSocket(runtime string) string { return filepath.Join(runtime, "stdio.s
 // devices, and returns when all that it has accepted is on disk.
 func (d *Daemon) Run(ctx context.Context) error {
 	defer d.Close()
+	if err := d.o.Carried.at("start"); err != nil {
+		return err
+	}
 	spooling, endSpool := context.WithCancel(context.Background())
 	defer endSpool()
 	serving, end := context.WithCancel(ctx)
@@ -237,8 +254,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 
 	g, serving := errgroup.WithContext(serving)
 	d.host.Start()
+	d.federation.Start(serving)
 	d.interfaces.start()
-	d.interfaces.serveInner(d.stdio)
 	if d.o.Carried != nil {
 		d.arrived(d.o.Carried)
 		d.o.Carried = nil // it has keys
@@ -261,7 +278,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 		d.live.changing.Unlock()
 		systemd.Notify("STOPPING=1", "STATUS=stopping: what is in hand goes to disk")
 		d.interfaces.close()
-		d.closeStdio()
 		d.interfaces.serving.Wait()
 		return nil
 	})
@@ -318,7 +334,6 @@ func (d *Daemon) report() { systemd.Notify("STATUS=" + d.statusLine()) }
 // Close gives back sockets and the lock. It may be called more than once.
 func (d *Daemon) Close() {
 	d.interfaces.close()
-	d.closeStdio()
 	d.scrape.close()
 	for _, l := range []net.Listener{d.control, d.scraped} {
 		if l != nil {
@@ -333,17 +348,6 @@ func (d *Daemon) Close() {
 	if d.live.timer != nil {
 		d.live.timer.Stop()
 	}
-}
-
-func (d *Daemon) closeStdio() {
-	switch {
-	case d.stdio == nil:
-	case systemd.Managed(): // which keeps a copy, so the name stays
-		d.stdio.Close()
-	default:
-		transport.Retire(d.stdio)
-	}
-	d.stdio = nil
 }
 
 // Check reads the configuration and looks at the state, and changes nothing. It

@@ -17,8 +17,9 @@ import (
 	"github.com/noipchat/noipchat/daemon/control"
 	"github.com/noipchat/noipchat/daemon/handoff"
 	"github.com/noipchat/noipchat/daemon/identity"
-	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/peer"
 	"github.com/noipchat/noipchat/daemon/session"
+	"github.com/noipchat/noipchat/daemon/spool"
 	"github.com/noipchat/noipchat/daemon/systemd"
 )
 
@@ -45,6 +46,9 @@ type Carried struct {
 	Sockets  []carriedSocket
 	Marks    []identity.Mark
 	Sessions session.State
+	Links    peer.Carried
+	Rested   []spool.Rested
+	Tried    identity.Tried
 	Past     []control.Handoff
 
 	Made, Failed int // handoffs, before this one
@@ -63,7 +67,7 @@ func Receive() (*Carried, error) {
 	if ok, err := handoff.Receive(c); !ok || err != nil {
 		return nil, err
 	}
-	return c, nil
+	return c, c.at("open")
 }
 
 // CheckCarried is called after Check, and does nothing but where an image that runs
@@ -74,6 +78,14 @@ func CheckCarried(o Options, stdin io.Reader, stdout io.Writer) (asked bool, err
 		return asked, err
 	}
 	return true, c.check(o)
+}
+
+// at is handoff.At for the steps of the new image.
+func (c *Carried) at(step string) error {
+	if c == nil {
+		return nil
+	}
+	return handoff.At(step)
 }
 
 func (c *Carried) check(o Options) error {
@@ -128,7 +140,7 @@ func (d *Daemon) handOff(reason string, changes []string) error {
 }
 
 // become takes the steps of a handoff. When it returns, it says why, and all of them
-// are undone.
+// are undone, the last one first.
 func (d *Daemon) become(reason string, changes []string) error {
 	running, image := d.running, d.o.Image
 	d.live.mu.Lock()
@@ -150,47 +162,66 @@ func (d *Daemon) become(reason string, changes []string) error {
 	defer parcel.Close()
 	checking, cancel := context.WithTimeout(running, checkTime)
 	defer cancel()
-	check, err := parcel.Check(checking, image.Program, image.Args)
-	if err != nil {
-		return err
-	}
-	defer check.End()
-
-	d.calls.Lock() // nobody is half answered
-	defer d.calls.Unlock()
-	d.interfaces.pause()
-	defer d.interfaces.resume()
-	defer d.federation.Reclaim()
-	d.federation.Pause(message.Defer(message.CodeStopping, 0, "the server hands over to another program"))
-	quick, cancel := context.WithTimeout(running, pauseTime)
-	defer cancel()
-	d.host.AwaitPending(quick)
-	c := &Carried{
-		Server: d.conf().Name, Version: d.o.Version, Started: d.started, Reason: reason, Changes: changes,
-		Paused: handoff.Clock(), Epoch: handoff.Clock() - time.Since(d.epoch), Past: d.past.list(),
-	}
+	var check *handoff.Check
+	var quick context.Context
+	c := &Carried{Server: d.conf().Name, Version: d.o.Version, Started: d.started, Reason: reason, Changes: changes, Past: d.past.list()}
 	c.Made, c.Failed, _ = d.past.counts()
-	defer d.host.Reclaim()
-	if err := d.host.Pause(quick); err != nil {
-		return err
+	nothing := func() {}
+	steps := []struct {
+		name string
+		take func() error
+		undo func() // also if take has failed
+	}{
+		{"check", func() (err error) {
+			if check, err = parcel.Check(checking, image.Program, image.Args); err == nil {
+				err = d.federation.Reserve()
+			}
+			return err
+		}, func() {
+			if check != nil {
+				check.End()
+			}
+		}},
+		{"still", func() error {
+			d.calls.Lock() // nobody is half answered
+			d.interfaces.pause()
+			d.federation.Still()
+			quick, cancel = context.WithTimeout(running, pauseTime)
+			d.host.AwaitPending(quick)
+			return nil
+		}, func() {
+			d.federation.Reclaim()
+			d.interfaces.resume()
+			d.calls.Unlock()
+			cancel()
+		}},
+		{"pause", func() error {
+			c.Paused, c.Epoch = handoff.Clock(), handoff.Clock()-time.Since(d.epoch)
+			d.federation.Pause()
+			return d.host.Pause(quick)
+		}, d.host.Reclaim},
+		{"settle", func() error { return d.spool.Settle(quick) }, nothing},
+		{"export", func() error { return d.export(c, parcel) }, nothing},
+		{"write", func() error { return parcel.Write(c) }, nothing},
+		{"show", func() error { return check.Show() }, nothing},
+		{"deafen", func() error {
+			if !image.Deafen() || running.Err() != nil {
+				return errors.New("the server is going down")
+			}
+			return nil
+		}, image.Hear},
+		{"become", func() error { return parcel.Become(image.Program, image.Args) }, nothing},
 	}
-	if err := d.spool.Settle(quick); err != nil {
-		return err
+	for _, s := range steps {
+		if err := handoff.At(s.name); err != nil {
+			return err
+		}
+		defer s.undo()
+		if err := s.take(); err != nil {
+			return err
+		}
 	}
-	if err := d.export(c, parcel); err != nil {
-		return err
-	}
-	if err := parcel.Write(c); err != nil {
-		return err
-	}
-	if err := check.Show(); err != nil {
-		return err
-	}
-	defer image.Hear()
-	if !image.Deafen() || running.Err() != nil {
-		return errors.New("the server is going down")
-	}
-	return parcel.Become(image.Program, image.Args)
+	return errors.New("the other program is not there") // Become has returned an error
 }
 
 // export fills in what has descriptors, and what is known beyond the disk.
@@ -224,19 +255,24 @@ func (d *Daemon) export(c *Carried, parcel *handoff.Parcel) (err error) {
 		return err
 	}
 	c.Marks = d.counters.Export()
+	c.Rested, c.Tried = d.spool.Rested(), d.users.Tried()
+	if c.Links, err = d.federation.Export(parcel.Keep); err != nil {
+		return err
+	}
 	c.Sessions, err = d.host.Export(parcel.Keep)
 	return err
 }
 
 // arrived notes that the handoff to this image is done.
 func (d *Daemon) arrived(c *Carried) {
+	handoff.At("serve") // to die there: nothing fails any more
 	pause := handoff.Clock() - c.Paused
 	h := control.Handoff{
-		At: time.Now(), From: c.Version, To: d.o.Version, Sessions: len(c.Sessions.Sessions) - d.lost, Closed: d.lost,
+		At: time.Now(), From: c.Version, To: d.o.Version, Sessions: len(c.Sessions.Sessions) - d.lost, Links: len(c.Links.Links) - d.lostLinks, Closed: d.lost + d.lostLinks,
 		PauseSeconds: pause.Seconds(), Reason: c.Reason, Changes: c.Changes,
 	}
 	d.past.add(h)
-	d.o.Log.Info("all was handed over", "from", h.From, "to", h.To, "sessions", h.Sessions, "closed", h.Closed,
+	d.o.Log.Info("all was handed over", "from", h.From, "to", h.To, "sessions", h.Sessions, "links", h.Links, "closed", h.Closed,
 		"pause", pause.Round(time.Microsecond).String(), "reason", strings.Join(append([]string{h.Reason}, h.Changes...), " "))
 }
 

@@ -27,7 +27,7 @@ type interfaces struct {
 	serving sync.WaitGroup
 	mu      sync.Mutex // guards what follows
 	doors   []door
-	inner   []transport.Listener // others that are served
+	inner   []transport.Listener // others that are served, and closed at the end
 	given   map[string]*os.File  // sockets from the service manager that nobody has claimed, by kind and address
 	started bool                 // those that open are served
 	closed  bool                 // none opens any more
@@ -126,17 +126,27 @@ func (s *interfaces) start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.started = true
-	for _, d := range s.doors {
-		s.startLocked(d)
-	}
+	s.startLocked(s.allLocked()...)
 }
 
-// serveInner serves a listener that is no interface, and is somebody else's to close.
-func (s *interfaces) serveInner(l transport.Listener) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.inner = append(s.inner, l)
-	s.serving.Go(func() { s.serve(l) })
+// listenInner opens a listener that is no interface.
+func (s *interfaces) listenInner(ctx context.Context, i config.Interface) (transport.Listener, error) {
+	l, err := s.listen(ctx, i)
+	if err == nil {
+		s.inner = append(s.inner, l)
+	}
+	return l, err
+}
+
+// allLocked returns all that is open.
+func (s *interfaces) allLocked() []transport.Listener {
+	all := slices.Clone(s.inner)
+	for _, d := range s.doors {
+		if d.l != nil {
+			all = append(all, d.l)
+		}
+	}
+	return all
 }
 
 // pause has nobody accept: who comes waits in the kernel, until resume.
@@ -149,34 +159,24 @@ func (s *interfaces) resume() {
 	s.setDeadline(time.Time{})
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return
-	}
-	for _, d := range s.doors {
-		s.startLocked(d)
-	}
-	for _, l := range s.inner {
-		s.serving.Go(func() { s.serve(l) })
+	if !s.closed {
+		s.startLocked(s.allLocked()...)
 	}
 }
 
 func (s *interfaces) setDeadline(t time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := slices.Clone(s.inner)
-	for _, d := range s.doors {
-		if d.l != nil {
-			all = append(all, d.l)
-		}
-	}
-	for _, l := range all {
+	for _, l := range s.allLocked() {
 		l.(interface{ SetDeadline(time.Time) error }).SetDeadline(t) // an error means that it is closed
 	}
 }
 
-func (s *interfaces) startLocked(d door) {
-	if s.started && d.l != nil {
-		s.serving.Go(func() { s.serve(d.l) })
+func (s *interfaces) startLocked(all ...transport.Listener) {
+	for _, l := range all {
+		if s.started && l != nil {
+			s.serving.Go(func() { s.serve(l) })
+		}
 	}
 }
 
@@ -244,7 +244,7 @@ func (s *interfaces) change(ctx context.Context, all []config.Interface) error {
 	}
 	s.doors = next
 	for _, n := range opened {
-		s.startLocked(next[n])
+		s.startLocked(next[n].l)
 	}
 	return nil
 }
@@ -254,7 +254,7 @@ func (s *interfaces) reopen(ctx context.Context, closed []door) {
 	for _, d := range closed {
 		at := slices.IndexFunc(s.doors, func(other door) bool { return other.String() == d.String() })
 		s.doors[at].l, s.doors[at].err = s.listen(ctx, d.Interface)
-		s.startLocked(s.doors[at])
+		s.startLocked(s.doors[at].l)
 	}
 }
 
@@ -288,17 +288,17 @@ func (s *interfaces) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	for n, d := range s.doors {
-		if d.l == nil {
-			continue
-		}
+	for _, l := range s.allLocked() {
 		if systemd.Managed() {
-			d.l.Close()
+			l.Close()
 		} else {
-			transport.Retire(d.l)
+			transport.Retire(l)
 		}
+	}
+	for n := range s.doors {
 		s.doors[n].l = nil
 	}
+	s.inner = nil
 	for _, f := range s.given { // some are left only if Open has failed
 		systemd.TurnAway(f)
 		f.Close()

@@ -5,16 +5,22 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
+	"net"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
@@ -24,55 +30,69 @@ import (
 
 // flock is many devices, each of which writes to the next and expects exactly what the
 // one before writes, over one connection: whatever comes twice, or not, or out of order,
-// is an error, and so is the end of a connection.
+// is an error, and so is the end of a connection. Only where servers die they come again,
+// and drop what they have.
 type flock struct {
 	t       testing.TB
-	s       *stage
 	birds   []*bird
 	pause   time.Duration // between two messages of one
+	mortal  bool          // the servers die
+	padding int           // bytes of a message, besides its number
 	stopped atomic.Bool
 	running errgroup.Group
 }
 
 type bird struct {
 	f      *flock
+	s      *stage
 	name   string
 	device message.DeviceID
 	next   *bird
 	before *bird
-	conn   *wire.Conn
-	tape   *tape
+	tapes  []*tape // of the reader
 
-	mu       sync.Mutex // guards what follows
-	out      []byte     // frames
+	mu   sync.Mutex // guards what follows
+	conn *wire.Conn
+	base uint64 // messages that were acked before this connection
+
+	out      [][]byte // frames
 	sent     uint64
+	ahead    uint64 // so many messages are under way; 0: one
 	acked    uint64
-	got      uint64 // texts
-	received uint64 // envelopes
-	slow     chan struct{}
+	got      uint64          // texts
+	received uint64          // envelopes
+	slow     chan struct{}   // it doesn't read before this is closed
+	torn     chan struct{}   // it doesn't write more than half of a record before
 	took     []time.Duration // from a message to its ack
 	at       time.Time
 	changed  chan struct{}
 	welcome  chan struct{} // closed when it is logged in
 }
 
-// newFlock makes users and devices on the disk of a stage's server, which doesn't run.
-func newFlock(t testing.TB, s *stage, n int) *flock {
+// newFlock makes users and devices on the disks of stages' servers, which don't run: who
+// is next lives at the next server.
+func newFlock(t testing.TB, n int, stages ...*stage) *flock {
 	t.Helper()
-	state := filepath.Join(s.dir, "state")
 	hasher, err := identity.NewHasher(identity.Cost{Memory: 8, Passes: 1, Lanes: 1}, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
-	users, _, err := identity.OpenUsers(state, "server1", identity.Options{Hasher: hasher})
-	if err != nil {
-		t.Fatal(err)
+	homes := map[*stage]*identity.Users{}
+	for _, s := range stages {
+		if homes[s] != nil {
+			continue
+		}
+		if homes[s], _, err = identity.OpenUsers(filepath.Join(s.dir, "state"), s.name, identity.Options{Hasher: hasher}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	f := &flock{t: t, s: s, pause: 20 * time.Millisecond, birds: make([]*bird, n)}
+	f := &flock{t: t, pause: 20 * time.Millisecond, birds: make([]*bird, n)}
 	var g errgroup.Group
 	g.SetLimit(16)
 	for i := range f.birds {
-		b := &bird{f: f, name: fmt.Sprintf("bird%d", i), changed: make(chan struct{}), welcome: make(chan struct{})}
+		s := stages[i%len(stages)]
+		users := homes[s]
+		b := &bird{f: f, s: s, name: fmt.Sprintf("bird%d", i), changed: make(chan struct{}), welcome: make(chan struct{})}
 		f.birds[i] = b
 		g.Go(func() error {
 			if err := users.Add(t.Context(), b.name, "a good password"); err != nil {
@@ -98,7 +118,7 @@ func (b *bird) key() identity.Key {
 	return identity.KeyFromSeed(seed)
 }
 
-func (b *bird) address() message.Address { return message.Join(b.name, "server1") }
+func (b *bird) address() message.Address { return message.Join(b.name, b.s.name) }
 
 // come connects all, and has them talk.
 func (f *flock) come(ctx context.Context) error {
@@ -112,10 +132,16 @@ func (f *flock) come(ctx context.Context) error {
 	}
 	for _, b := range f.birds {
 		f.running.Go(func() error {
-			if err := b.read(); !f.stopped.Load() {
-				return fmt.Errorf("%s: %w", b.name, err)
+			for {
+				err := b.read()
+				switch {
+				case f.stopped.Load():
+					return nil
+				case f.mortal && b.comeAgain(ctx) == nil:
+				default:
+					return fmt.Errorf("%s: %w", b.name, err)
+				}
 			}
-			return nil
 		})
 		f.running.Go(b.talk)
 	}
@@ -130,7 +156,7 @@ func (f *flock) come(ctx context.Context) error {
 }
 
 func (b *bird) come(ctx context.Context) error {
-	conn, err := transport.Dial(ctx, "tcp", "", b.f.s.address)
+	conn, err := b.dial(ctx)
 	if err != nil {
 		return err
 	}
@@ -142,32 +168,94 @@ func (b *bird) come(ctx context.Context) error {
 		return err
 	}
 	state := c.Export()
-	b.tape = &tape{Conn: conn, from: state.In, b: slices.Clone(state.Partial)}
-	b.conn, err = wire.Resume(b.tape, state)
+	tape := &tape{Conn: conn, bird: b, from: state.In, b: slices.Clone(state.Partial)}
+	b.tapes = append(b.tapes, tape)
+	if c, err = wire.Resume(tape, state); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.conn, b.out, b.base, b.received = c, nil, b.acked, 0
+	for n := b.acked + 1; n <= b.sent; n++ {
+		if err := b.writeLocked(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dial connects; if messages are large, with buffers at both ends that are soon full:
+// how much the other end's kernel takes goes by the size of a segment.
+func (b *bird) dial(ctx context.Context) (transport.Conn, error) {
+	if b.f.padding == 0 {
+		return transport.Dial(ctx, "tcp", "", b.s.address)
+	}
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		e := c.Control(func(fd uintptr) {
+			err = errors.Join(unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<10),
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, 536))
+		})
+		return errors.Join(e, err)
+	}}
+	c, err := d.DialContext(ctx, "tcp", b.s.address)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	f, err := c.(*net.TCPConn).File()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fd, err := unix.Dup(int(f.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	return transport.Carried{FD: fd}.Conn(nil)
+}
+
+// comeAgain connects after the server has died, and goes on where it was.
+func (b *bird) comeAgain(ctx context.Context) error {
+	for {
+		err := b.come(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// writeLocked writes a message.
+func (b *bird) writeLocked(n uint64) error {
+	body := fmt.Appendf(nil, "%d ", n)
+	e := message.Envelope{
+		Kind: message.Text, Priority: message.Normal, From: b.address(), Device: b.device, Counter: n,
+		To: []message.Address{b.next.address()}, Body: append(body, make([]byte, b.f.padding)...),
+	}
+	raw, err := e.Append(nil)
+	b.out = append(b.out, wire.AppendEnvelope(nil, wire.Transit{}, raw))
 	return err
 }
 
-// talk writes, and waits for the ack before it writes again.
+// talk writes, and waits for the ack before it writes again, unless it is ahead.
 func (b *bird) talk() error {
 	for !b.f.stopped.Load() {
 		b.mu.Lock()
-		if b.acked == b.sent {
+		for b.sent < b.acked+max(1, b.ahead) {
 			b.sent++
-			e := message.Envelope{
-				Kind: message.Text, Priority: message.Normal, From: b.address(), Device: b.device, Counter: b.sent,
-				To: []message.Address{b.next.address()}, Body: fmt.Appendf(nil, "%d", b.sent),
-			}
-			raw, err := e.Append(nil)
-			if err != nil {
+			if err := b.writeLocked(b.sent); err != nil {
 				b.mu.Unlock()
 				return err
 			}
-			b.out = wire.AppendEnvelope(b.out, wire.Transit{}, raw)
 			b.at = time.Now()
 		}
-		changed := b.changed
+		changed, conn := b.changed, b.conn
 		b.mu.Unlock()
-		b.conn.Flush(b) // an error ends the reader
+		conn.Flush(b) // an error ends the reader
 		select {
 		case <-changed:
 		case <-time.After(b.f.pause):
@@ -180,11 +268,12 @@ func (b *bird) talk() error {
 func (b *bird) Fill(dst []byte, room int) ([]byte, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.out) > room {
-		return dst, true
+	for start := len(dst); len(b.out) > 0; b.out = b.out[1:] {
+		if len(dst)-start+len(b.out[0]) > room {
+			return dst, true
+		}
+		dst = append(dst, b.out[0]...)
 	}
-	dst = append(dst, b.out...)
-	b.out = b.out[:0]
 	return dst, false
 }
 
@@ -192,15 +281,15 @@ func (b *bird) Fill(dst []byte, room int) ([]byte, bool) {
 func (b *bird) read() error {
 	for {
 		b.mu.Lock()
-		slow := b.slow
+		slow, conn := b.slow, b.conn
 		b.mu.Unlock()
 		if slow != nil {
 			<-slow
 		}
-		if err := b.conn.Receive(b.take); err != nil {
+		if err := conn.Receive(b.take); err != nil {
 			return err
 		}
-		b.conn.Flush(b)
+		conn.Flush(b)
 	}
 }
 
@@ -216,7 +305,9 @@ func (b *bird) take(plain []byte) error {
 		plain = rest
 		switch t {
 		case wire.WelcomeFrame:
-			close(b.welcome)
+			if len(b.tapes) == 1 {
+				close(b.welcome)
+			}
 		case wire.AckFrame:
 			var a wire.Ack
 			if err := wire.ParseAck(body, &a); err != nil {
@@ -227,8 +318,8 @@ func (b *bird) take(plain []byte) error {
 					return fmt.Errorf("%v for message %d", x.State, x.Number)
 				}
 			}
-			if a.Upto > b.acked {
-				b.acked = a.Upto
+			if acked := b.base + a.Upto; acked > b.acked {
+				b.acked = acked
 				b.took = append(b.took, time.Since(b.at))
 				close(b.changed)
 				b.changed = make(chan struct{})
@@ -246,9 +337,14 @@ func (b *bird) take(plain []byte) error {
 			if e.Kind != message.Text {
 				continue // a receipt
 			}
+			number, _, _ := strings.Cut(string(e.Body), " ")
+			if n, _ := strconv.ParseUint(number, 10, 64); b.f.mortal && n <= b.got {
+				continue // it was not acked when the server died
+			}
 			b.got++
-			if want := fmt.Sprint(b.got); e.From != b.before.address() || string(e.Body) != want {
-				return fmt.Errorf("text %q of %s instead of %s of %s", e.Body, e.From, want, b.before.name)
+			if want := fmt.Sprint(b.got); e.From != b.before.address() || number != want {
+				b.f.t.Errorf("%s gets text %q of %s instead of %s of %s", b.name, number, e.From, want, b.before.name)
+				return fmt.Errorf("text %q of %s instead of %s of %s", number, e.From, want, b.before.name)
 			}
 		case wire.GoodbyeFrame:
 			why, _ := wire.ParseGoodbye(body)
@@ -256,7 +352,7 @@ func (b *bird) take(plain []byte) error {
 		}
 	}
 	if b.received > before {
-		b.out = wire.AppendAck(b.out, &wire.Ack{Upto: b.received})
+		b.out = append(b.out, wire.AppendAck(nil, &wire.Ack{Upto: b.received}))
 	}
 	return nil
 }
@@ -293,11 +389,42 @@ func (f *flock) settle(ctx context.Context) (texts uint64, err error) {
 func (f *flock) leave() error {
 	f.stopped.Store(true)
 	for _, b := range f.birds {
-		if b.conn != nil {
-			b.conn.Close()
+		b.mu.Lock()
+		conn := b.conn
+		b.mu.Unlock()
+		if conn != nil {
+			conn.Close()
 		}
 	}
 	return f.running.Wait()
+}
+
+// hinder has a part of a flock not read, and another one write half of a record, until
+// the function that it returns is called.
+func (f *flock) hinder(part int) (release func()) {
+	wake := make(chan struct{})
+	set := func(c chan struct{}) {
+		for i, b := range f.birds[:2*part] {
+			b.mu.Lock()
+			if i < part {
+				b.slow = c
+			} else {
+				b.torn = c
+			}
+			b.mu.Unlock()
+		}
+	}
+	set(wake)
+	return func() {
+		set(nil)
+		close(wake)
+	}
+}
+
+func (b *bird) hindered() chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.torn
 }
 
 // latencies returns how long acks took at the median and for the slowest hundredth.
@@ -322,6 +449,7 @@ func quantiles(all []time.Duration) (p50, p99 time.Duration) {
 // tape records what comes over a connection.
 type tape struct {
 	transport.Conn
+	bird *bird
 	from wire.Direction
 	b    []byte // of the reader
 }
@@ -335,11 +463,36 @@ func (c *tape) Borrow(lend func() []byte, giveBack func([]byte)) ([]byte, int, e
 	return b, n, err
 }
 
+// TryWrite implements transport.Conn: half of what a bird writes while it is torn.
+func (c *tape) TryWrite(b []byte) (int, error) {
+	if c.bird.hindered() != nil {
+		b = b[:len(b)/2]
+	}
+	return c.Conn.TryWrite(b)
+}
+
+// Write implements net.Conn: the other half goes afterwards.
+func (c *tape) Write(b []byte) (int, error) {
+	if wait := c.bird.hindered(); wait != nil {
+		<-wait
+	}
+	return c.Conn.Write(b)
+}
+
 // nonces are all pairs of key and number that a server was seen to use.
 type nonces map[string]bool
 
-// hear opens every record on a tape, by means of its own, and notes its nonce.
-func (seen nonces) hear(c *tape) error {
+// hear opens every record on tapes, by means of its own, and notes its nonce.
+func (seen nonces) hear(tapes ...*tape) error {
+	for _, c := range tapes {
+		if err := seen.hearOne(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (seen nonces) hearOne(c *tape) error {
 	key, number := c.from.Key, c.from.Number
 	b := c.b
 	for len(b) >= 2 {

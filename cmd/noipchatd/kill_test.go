@@ -16,9 +16,10 @@ import (
 	"github.com/noipchat/noipchat/daemon/message"
 )
 
-// TestMain is the server itself when stage.start starts this program.
+// TestMain is the server itself when stage.start starts this program, and so for the
+// command of a link.
 func TestMain(m *testing.M) {
-	if slices.Contains(os.Args, "--config") {
+	if slices.Contains(os.Args, "--config") || slices.Contains(os.Args, "--stdio") {
 		main()
 		return
 	}

@@ -47,10 +47,10 @@ func handoffLine(h control.Handoff) string {
 	if h.Error != "" {
 		return fmt.Sprintf("FAILED, %s goes on (%s): %s", h.From, h.Reason, h.Error)
 	}
-	line := fmt.Sprintf("from %s to %s, %d sessions, pause %v (%s)", h.From, h.To, h.Sessions,
+	line := fmt.Sprintf("from %s to %s, %d sessions and %d links, pause %v (%s)", h.From, h.To, h.Sessions, h.Links,
 		time.Duration(h.PauseSeconds*float64(time.Second)).Round(100*time.Microsecond), h.Reason)
 	if h.Closed > 0 {
-		line += fmt.Sprintf("; %d sessions had to come again", h.Closed)
+		line += fmt.Sprintf("; %d connections had to come again", h.Closed)
 	}
 	return line
 }

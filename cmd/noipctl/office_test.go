@@ -379,7 +379,7 @@ func (o *office) Handoff(_ context.Context, reason string) error {
 		return fmt.Errorf("%w: the new program with --check: exit status 78", control.ErrHandoff)
 	}
 	o.mu.Lock()
-	o.handoffs = append(o.handoffs, control.Handoff{At: time.Now(), From: "0.1.0", To: "0.2.0", Sessions: 17, PauseSeconds: 0.0213, Reason: reason + evil})
+	o.handoffs = append(o.handoffs, control.Handoff{At: time.Now(), From: "0.1.0", To: "0.2.0", Sessions: 17, Links: 3, PauseSeconds: 0.0213, Reason: reason + evil})
 	o.mu.Unlock()
 	panic(http.ErrAbortHandler)
 }

@@ -190,7 +190,7 @@ func sample() *desk {
 			Config:     Config{"/etc/noipchat/noipchat.toml", at, "line 3: what", at, at},
 			Interfaces: List[Interface]{{"tcp", "[::1]:10001", List[string]{"203.0.113.5:10001"}, Failed, "in use"}},
 			Users:      1, Sessions: 2, Queues: QueueSum{3, 4, 5, 6.5}, Disk: Disk{7, 8, true},
-			Handoffs: List[Handoff]{{at, "0.1.0", "0.2.0", 5, 1, 0.25, "a test", List[string]{"~ log"}, ""}},
+			Handoffs: List[Handoff]{{at, "0.1.0", "0.2.0", 5, 3, 1, 0.25, "a test", List[string]{"~ log"}, ""}},
 			Notices:  List[string]{"set aside: a file"}, Counters: map[string]float64{`refused{code="quota"}`: 1.5},
 		},
 		users:         []User{{"alice", "alice@server1", true, at, List[Device]{{0xfedcba9876543210, "phone", "12 34", at, at, true, ""}}}},

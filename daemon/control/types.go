@@ -63,7 +63,8 @@ type Handoff struct {
 	From         string       `json:"from"`          // version
 	To           string       `json:"to,omitempty"`  // version; "": Error says why there is none
 	Sessions     int          `json:"sessions"`      // that were handed over
-	Closed       int          `json:"closed"`        // that could not be
+	Links        int          `json:"links"`         // to other servers, too
+	Closed       int          `json:"closed"`        // of both, that could not be
 	PauseSeconds float64      `json:"pause_seconds"` // in which no session was served
 	Reason       string       `json:"reason"`
 	Changes      List[string] `json:"changes"` // of the configuration, if they were the reason

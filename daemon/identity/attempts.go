@@ -1,8 +1,10 @@
 package identity
 
 import (
+	"cmp"
 	"container/list"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -91,6 +93,52 @@ func (a *Attempts) Success(account string) {
 	defer a.mu.Unlock()
 	if el := a.entries[account]; el != nil {
 		a.dropLocked(el)
+	}
+}
+
+// Failures are those of a key, by how long ago they were, oldest first.
+type Failures struct {
+	Key string
+	Ago []time.Duration
+}
+
+// maxCarried bounds the keys that Export returns: an attacker with many must not make
+// others wait for it.
+const maxCarried = 4096
+
+// Export returns what another process is to count on from: the keys with the most failures.
+func (a *Attempts) Export(now time.Time) (all []Failures) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at := now.Sub(a.base)
+	for _, l := range slices.Backward(a.byCount) {
+		for el := l.Back(); el != nil && len(all) < maxCarried; el = el.Prev() {
+			e := el.Value.(*entry)
+			f := Failures{Key: e.key}
+			for _, t := range e.failures {
+				f.Ago = append(f.Ago, at-t)
+			}
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// Resume counts what another process has returned from Export, before anything else.
+func (a *Attempts) Resume(now time.Time, all []Failures) {
+	type failure struct {
+		key string
+		ago time.Duration
+	}
+	var each []failure
+	for _, f := range all {
+		for _, ago := range f.Ago {
+			each = append(each, failure{f.Key, ago})
+		}
+	}
+	slices.SortStableFunc(each, func(a, b failure) int { return cmp.Compare(b.ago, a.ago) })
+	for _, f := range each {
+		a.Fail(now.Add(-f.ago), f.key)
 	}
 }
 

@@ -9,6 +9,29 @@ import (
 
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
+// TestAttemptsResume: another process lets nobody try sooner.
+func TestAttemptsResume(t *testing.T) {
+	a := NewAttempts(3, time.Minute, 100)
+	for n, key := range []string{"x", "y", "x", "x", "z"} {
+		a.Fail(epoch.Add(time.Duration(n)*time.Second), key)
+	}
+	all := a.Export(epoch.Add(10 * time.Second))
+	b := NewAttempts(3, time.Minute, 100)
+	later := epoch.Add(time.Hour) // by its clock
+	b.Resume(later, all)
+	if wait := b.Allow(later, "x", "y", "z"); wait != 50*time.Second {
+		t.Errorf("x waits %v", wait)
+	}
+	b.Fail(later, "y")
+	if wait := b.Allow(later, "y"); wait != 0 {
+		t.Errorf("after two failures y waits %v", wait)
+	}
+	b.Fail(later, "y")
+	if wait := b.Allow(later, "y"); wait != 51*time.Second {
+		t.Errorf("after three failures y waits %v", wait)
+	}
+}
+
 func TestAttemptsSlide(t *testing.T) {
 	a := NewAttempts(3, time.Minute, 100)
 	at := func(seconds int) time.Time { return epoch.Add(time.Duration(seconds) * time.Second) }

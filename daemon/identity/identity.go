@@ -142,6 +142,25 @@ func (u *Users) SetLimits(l Limits) {
 	})
 }
 
+// Tried is what was counted of failures, between two processes.
+type Tried struct {
+	Address, Account, Joins []Failures
+}
+
+// Tried returns what is counted.
+func (u *Users) Tried() Tried {
+	l, now := u.limits.Load(), u.o.Now()
+	return Tried{l.byAddress.Export(now), l.byAccount.Export(now), l.joinsByAddress.Export(now)}
+}
+
+// Resume counts on from what another process has returned from Tried, after SetLimits.
+func (u *Users) Resume(t Tried) {
+	l, now := u.limits.Load(), u.o.Now()
+	l.byAddress.Resume(now, t.Address)
+	l.byAccount.Resume(now, t.Account)
+	l.joinsByAddress.Resume(now, t.Joins)
+}
+
 // login is what a device shows. That a user, a device, or its right to log in is
 // missing is one and the same thing: it is not in the map.
 type login struct {

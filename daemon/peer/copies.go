@@ -365,7 +365,7 @@ func (c *copies) addPeer(t *spool.Turn, peer route.Server) {
 
 // routedLocked tells whether mail for a server waits for a link, and no copies are made.
 func (p *Peers) routedLocked(server string) bool {
-	if _, ok := p.table.Next(server); ok {
+	if _, ok := p.table.Next(server); ok || p.staysLocked(p.hops[server]) {
 		return true
 	}
 	e := p.peers[server]

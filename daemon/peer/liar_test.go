@@ -37,6 +37,7 @@ type liar struct {
 	said    map[uint64]wire.Exception // by frame
 	upto    uint64                    // frames of ours that are acked
 	updates []wire.RouteUpdate
+	answers []uint32
 	pongs   int
 }
 
@@ -107,6 +108,9 @@ func (l *liar) hear(plain []byte) error {
 			var m wire.Routes
 			m, err = wire.ParseRoutes(bytes.Clone(body))
 			l.updates = append(l.updates, m.Updates...)
+			if m.Answer != 0 {
+				l.answers, l.updates = append(l.answers, m.Answer), m.Updates
+			}
 		case wire.PongFrame:
 			l.pongs++
 		}
@@ -630,6 +634,48 @@ func TestNumberOfOurs(t *testing.T) {
 	})
 }
 
+// TestAnew: a server that has forgotten what was said on a link is answered, told
+// everything again, and is not believed what it said before.
+func TestAnew(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		w.link("a", "b", 0)
+		w.servers["a"].linked("b")
+		time.Sleep(10 * time.Second)
+		m := w.lie("m", identity.NewKey(), "a")
+		time.Sleep(10 * time.Second)
+		x := identity.NewKey()
+		a := wire.Announcement{Name: "x", Key: x.Public(), Epoch: 1}
+		u := wire.RouteUpdate{ServerID: id("x", a.Key), Epoch: 1, Metric: 10, Announcement: a.Sign(x)}
+		routes := func(number uint32, updates ...wire.RouteUpdate) []byte {
+			return wire.AppendRoutes(nil, &wire.Routes{Anew: number, Updates: updates})
+		}
+		via := func(want string) {
+			t.Helper()
+			if have := w.servers["a"].via("x"); have != want {
+				t.Errorf("the way to x is by %q, not %q", have, want)
+			}
+		}
+		m.say(routes(0, u))
+		via("m")
+		m.say(routes(70000))
+		via("")
+		time.Sleep(time.Second)
+		m.mu.Lock()
+		var names []string
+		for _, u := range m.updates { // since the answer
+			names = append(names, u.Name)
+		}
+		if slices.Sort(names); !slices.Equal(m.answers, []uint32{70000}) || !slices.Equal(names, []string{"a", "b"}) {
+			t.Errorf("it is answered %v, and told of %q", m.answers, names)
+		}
+		m.mu.Unlock()
+		m.say(routes(70001, u))
+		via("m")
+		m.lives()
+	})
+}
+
 // TestNonsense: bytes that are no frames, or that say what can't be, end their link with a
 // clear error, and no other.
 func TestNonsense(t *testing.T) {
@@ -646,6 +692,9 @@ func TestNonsense(t *testing.T) {
 		live bool // the link goes on
 	}{
 		{"garbage", of(1, []byte("GET / HTTP/1.1\r\n\r\n")), false},
+		{"routes anew, sometimes", of(3, wire.AppendRoutes(nil, &wire.Routes{Anew: 7})), true},
+		{"routes anew all the time", of(1000, wire.AppendRoutes(nil, &wire.Routes{Anew: 7})), false},
+		{"an answer that nobody waits for", of(1, wire.AppendRoutes(nil, &wire.Routes{Answer: 7})), true},
 		{"a frame that is cut off", of(1, []byte{byte(wire.EnvelopeFrame), 100, 1, 2}), false},
 		{"a frame of 4 GiB", of(1, []byte{byte(wire.EnvelopeFrame), 0xce, 255, 255, 255, 255}), false},
 		{"an empty envelope", of(1, frame(wire.EnvelopeFrame)), false},

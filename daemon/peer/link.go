@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"time"
 
@@ -35,6 +36,11 @@ type link struct {
 	said    []relay.Said     // the reader's
 
 	copies map[*spool.Entry]int // with how many hops left those under way were sent; guarded by copies.mu
+
+	anew   uint32        // what we have begun the conversation about routes with, and is not answered; guarded by Peers.mu
+	since  int64         // when; the same
+	answer uint32        // what the other side has begun it with, and we have not answered; the same
+	stays  time.Duration // until then the queues that it pumps stay with it, also without a route; the same
 
 	asked int64  // when Watch pinged, as Flow.Heard; guarded by Peers.mu
 	moved uint64 // envelopes both ways when Watch last looked
@@ -95,9 +101,9 @@ func (p *Peers) open(ctx context.Context, e *peer, way *Way) (*link, error) {
 	}
 	conn.SetDeadline(time.Time{})
 	l := p.newLink(e, c, hello.Key, hello.Window, way, nil)
-	if !p.adopt(l) {
-		l.End(message.Refuse(message.CodeReplaced, "there is another link"))
-		return nil, errors.New("there is a link that the other side has made")
+	if no := p.adopt(l); no != nil {
+		l.End(no)
+		return nil, fmt.Errorf("a link, and not kept: %w", no)
 	}
 	for _, plain := range early {
 		if err := l.Early(plain); err != nil {
@@ -138,15 +144,11 @@ func (p *Peers) Accept(c *wire.Conn, hello wire.ClientHello, source string) {
 	e := p.peerLocked(hello.User)
 	p.mu.Unlock()
 	l := p.newLink(e, c, hello.Key, hello.Window, nil, wire.AppendWelcome(nil, wire.Welcome{}))
-	if !p.adopt(l) {
-		no(message.Refuse(message.CodeReplaced, "there is a link that we have made"))
+	if refusal := p.adopt(l); refusal != nil {
+		no(refusal)
 		return
 	}
-	p.wg.Add(1)
-	go func() {
-		defer p.wg.Done()
-		p.converse(l)
-	}()
+	go p.converse(l)
 }
 
 // once is a Source of some bytes.
@@ -163,8 +165,13 @@ func (o *once) Fill(b []byte, _ int) ([]byte, bool) {
 // all its siblings 335 bytes, a key 67, the receivers one by one 67, the rest a dozen.
 const overhead = 500
 
+func (p *Peers) linkTo(e *peer, key identity.PublicKey, way *Way) *link {
+	now := int64(p.now())
+	return &link{p: p, peer: e, id: serverOf(e.name, key), key: key, way: way, copies: map[*spool.Entry]int{}, replies: map[uint64]chan wire.Reply{}, owing: now, still: now}
+}
+
 func (p *Peers) newLink(e *peer, c *wire.Conn, key identity.PublicKey, theirs wire.Window, way *Way, greeting []byte) *link {
-	l := &link{p: p, peer: e, id: serverOf(e.name, key), key: key, way: way, copies: map[*spool.Entry]int{}, replies: map[uint64]chan wire.Reply{}, owing: int64(p.now()), still: int64(p.now())}
+	l := p.linkTo(e, key, way)
 	l.Flow = pump.New(c, l, pump.Options{
 		Relay: p.o.Relay, Spool: p.o.Spool, Ours: p.o.Window, Theirs: theirs, Start: p.start, Exceptions: true, Overhead: overhead, Greeting: greeting,
 	})
@@ -173,22 +180,24 @@ func (p *Peers) newLink(e *peer, c *wire.Conn, key identity.PublicKey, theirs wi
 
 // adopt makes l the link to its peer, unless there is a better one. Of two that were
 // made at the same time, both sides keep the one that the server with the lower key has
-// dialled; one that the same side has dialled anew replaces the old one.
-func (p *Peers) adopt(l *link) bool {
+// dialled; one that the same side has dialled anew replaces the old one. If it returns
+// nil, converse is to follow.
+func (p *Peers) adopt(l *link) *message.Refusal {
 	p.mu.Lock()
 	e := l.peer
 	if p.closed || p.ctx == nil {
 		p.mu.Unlock()
-		return false
+		return message.Defer(message.CodeStopping, 0, "the server is not ready for links")
 	}
 	before := e.link
 	if before != nil {
 		ours := string(p.self.Key[:]) < string(l.id.Key[:]) // we are the lower one
 		if mine, old := l.way != nil, before.way != nil; mine != old && mine != ours {
 			p.mu.Unlock()
-			return false
+			return message.Refuse(message.CodeReplaced, "there is another link, which stays")
 		}
 	}
+	p.wg.Add(1) // for converse
 	e.link, e.err, e.since = l, nil, time.Now()
 	e.id, e.idle, e.news = l.id, false, false
 	e.links++
@@ -203,6 +212,17 @@ func (p *Peers) adopt(l *link) bool {
 	defer turn.Run()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.upLocked(l)
+	p.settleLocked()
+	p.nudge()
+	p.changedLocked()
+	p.o.Log.Info("a link is up", "peer", e.name, "fingerprint", l.key.Fingerprint(), "dialled", l.way != nil, "remote", l.Conn().Transport().RemoteAddr().String())
+	return nil
+}
+
+// upLocked begins a conversation about routes.
+func (p *Peers) upLocked(l *link) {
+	e := l.peer
 	cost := 10
 	if l.way != nil {
 		cost = l.way.Cost
@@ -216,11 +236,12 @@ func (p *Peers) adopt(l *link) bool {
 		p.table.Pin(p.now(), l.id, true)
 		p.table.Reaches(p.now(), l.id, e.conf.Reaches)
 	}
-	p.settleLocked()
-	p.nudge()
-	p.changedLocked()
-	p.o.Log.Info("a link is up", "peer", e.name, "fingerprint", l.key.Fingerprint(), "dialled", l.way != nil, "remote", l.Conn().Transport().RemoteAddr().String())
-	return true
+}
+
+// readLocked has a link read that was handed over, or kept in spite of a pause.
+func (p *Peers) readLocked(l *link) {
+	p.wg.Add(1)
+	go p.converse(l)
 }
 
 func (p *Peers) changedLocked() {
@@ -228,11 +249,15 @@ func (p *Peers) changedLocked() {
 	p.changed = make(chan struct{})
 }
 
-// converse reads until a link ends.
+// converse reads until a link ends, or there is a pause.
 func (p *Peers) converse(l *link) error {
+	defer p.wg.Done()
 	err := l.broken
 	if err == nil {
 		err = l.Run()
+	}
+	if errors.Is(err, pump.ErrPaused) {
+		return err
 	}
 	why := message.Defer(message.CodeIdle, 0, "the connection has ended")
 	if errors.Is(err, wire.ErrProtocol) || errors.Is(err, message.ErrMalformed) {

@@ -40,12 +40,14 @@ type Options struct {
 	Home    string
 	Key     identity.Key
 	State   string // folder of the file epoch
+	Epoch   uint32 // of this start, as it was reserved; 0: it is counted now
 	Servers *identity.Servers
 	Relay   *relay.Relay
 	Spool   *spool.Spool
 	Dial    func(ctx context.Context, a transport.Address) (transport.Conn, error) // default: transport.Address.Dial
 	Agent   string
 	Log     *slog.Logger
+	Start   time.Time // what silences are counted from (now); earlier if links are older: see Resume
 
 	Connect   time.Duration // how long connecting may take (10 s)
 	FirstWait time.Duration // before the first new attempt (15 ms); it doubles
@@ -68,6 +70,9 @@ func (o *Options) setDefaults() {
 	def(&o.Silence, 5*time.Minute)
 	if o.Window.Count == 0 {
 		o.Window = wire.Window{Count: 1024, Bytes: 4 << 20}
+	}
+	if o.Start.IsZero() {
+		o.Start = time.Now()
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -110,22 +115,26 @@ type Peers struct {
 	copies *copies
 
 	wg        sync.WaitGroup
+	dials     sync.WaitGroup // connections that are being made
 	refuse    atomic.Bool
 	impostors atomic.Uint64
 
-	mu      sync.Mutex      // guards what follows; locks of Flows and queues come after it
-	ctx     context.Context // of Run; nil: no links
-	paused  context.Context // what ctx is after a pause
-	closed  bool
-	peers   map[string]*peer
-	table   *route.Table
-	epoch   uint32
-	public  []string
-	hops    map[string]string // server → the peer that its queue is pumped by
-	servers map[string]bool   // that have a queue
-	wake    chan struct{}
-	proven  provenRoots
-	changed chan struct{} // closed when a link comes or goes
+	mu       sync.Mutex         // guards what follows; locks of Flows and queues come after it
+	ctx      context.Context    // of Run; nil: no links come or go
+	paused   context.Context    // what ctx is after a pause
+	dialling context.Context    // a part of ctx, which Still ends
+	still    context.CancelFunc // does that
+	closed   bool
+	peers    map[string]*peer
+	table    *route.Table
+	epoch    uint32
+	reserved uint32 // see Reserve
+	public   []string
+	hops     map[string]string // server → the peer that its queue is pumped by
+	servers  map[string]bool   // that have a queue
+	wake     chan struct{}
+	proven   provenRoots
+	changed  chan struct{} // closed when a link comes or goes
 }
 
 // peer is a server that we know a way to, or that has dialled us.
@@ -158,14 +167,16 @@ type peer struct {
 func New(o Options) (*Peers, error) {
 	o.setDefaults()
 	p := &Peers{
-		o: o, start: time.Now(), peers: map[string]*peer{}, hops: map[string]string{}, wake: make(chan struct{}, 1), servers: map[string]bool{},
+		o: o, start: o.Start, peers: map[string]*peer{}, hops: map[string]string{}, wake: make(chan struct{}, 1), servers: map[string]bool{},
 		self: serverOf(o.Home, o.Key.Public()), proven: provenRoots{}, changed: make(chan struct{}),
 	}
 	p.copies = newCopies(p)
 	p.table = route.New(route.Options{Self: p.self})
-	var err error
-	if p.epoch, err = nextEpoch(o.State, 0); err != nil {
-		return nil, err
+	if p.epoch = o.Epoch; p.epoch == 0 {
+		var err error
+		if p.epoch, err = nextEpoch(o.State, 0); err != nil {
+			return nil, err
+		}
 	}
 	for _, q := range o.Spool.Queues() {
 		if name := q.Name(); !strings.ContainsAny(name, "@/") {
@@ -234,25 +245,36 @@ func (p *Peers) peerLocked(name string) *peer {
 	return e
 }
 
-// restartLocked has a peer dialled by its configuration of now.
+// restartLocked has a peer dialled by its configuration of now; of one that has a link
+// already, that is another one.
 func (p *Peers) restartLocked(e *peer) {
-	if e.stop != nil {
-		e.stop()
-		e.stop = nil
-	}
+	p.stopDialling(e)
 	if id, ok := p.idOf(e.name); ok {
 		p.table.Reaches(p.now(), id, e.conf.Reaches)
 		p.table.Pin(p.now(), id, e.known)
 	}
+	p.dialLocked(e, true)
+}
+
+func (p *Peers) stopDialling(e *peer) {
+	if e.stop != nil {
+		e.stop()
+		e.stop = nil
+	}
+}
+
+// dialLocked has a peer dialled: at once, or when there is no link and one is wanted.
+func (p *Peers) dialLocked(e *peer, atOnce bool) {
 	if p.ctx == nil || p.closed || len(e.conf.Ways) == 0 {
 		return
 	}
-	ctx, stop := context.WithCancel(p.ctx)
+	ctx, stop := context.WithCancel(p.dialling)
 	e.stop = stop
+	conf := e.conf
 	p.wg.Add(1)
 	go func() {
 		defer p.wg.Done()
-		p.keep(ctx, e, e.conf)
+		p.keep(ctx, e, conf, atOnce)
 	}()
 }
 
@@ -265,16 +287,40 @@ func (p *Peers) idOf(name string) (route.Server, bool) {
 	return serverOf(name, key), true
 }
 
-// Run keeps the links until ctx is done.
-func (p *Peers) Run(ctx context.Context) error {
+// Start has peers dialled, and taken in, until ctx is done, and links read that were
+// handed over.
+func (p *Peers) Start(ctx context.Context) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.ctx = ctx
-	for _, e := range p.peers {
-		p.restartLocked(e)
-	}
+	p.dialling, p.still = context.WithCancel(ctx)
+	p.dialAllLocked()
 	p.announceLocked(route.Seq{Epoch: p.epoch})
+	var kept []*link
+	for _, e := range p.peers {
+		l := e.link
+		if l == nil {
+			continue
+		}
+		if i := slices.IndexFunc(e.conf.Ways, func(w Way) bool { return l.way != nil && w.String() == l.way.String() }); i >= 0 {
+			l.way = &e.conf.Ways[i] // it may cost something else now
+		}
+		kept = append(kept, l)
+		p.upLocked(l)
+		p.readLocked(l)
+	}
 	p.settleLocked()
-	p.mu.Unlock()
+	p.wg.Go(func() { // it reads much, and nobody is served before Start returns
+		var turn spool.Turn
+		for _, l := range kept {
+			p.copies.addPeer(&turn, l.id)
+		}
+		turn.Run()
+	})
+}
+
+// Run keeps the links, after Start, until ctx is done.
+func (p *Peers) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
@@ -283,22 +329,32 @@ func (p *Peers) Run(ctx context.Context) error {
 		case <-p.wake:
 		case <-timer.C:
 		}
-		p.mu.Lock()
-		p.table.Tick(p.now())
-		p.settleLocked()
-		next := max(p.table.Wake()-p.now(), 10*time.Millisecond)
-		quiet := p.watchLocked()
-		p.mu.Unlock()
-		timer.Reset(min(next, quiet))
+		timer.Reset(p.tick())
 	}
 	return nil
+}
+
+// tick does what is due, and returns when to look again.
+func (p *Peers) tick() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ctx == nil {
+		return time.Hour // Reclaim nudges
+	}
+	p.table.Tick(p.now())
+	p.settleLocked()
+	next := max(p.table.Wake()-p.now(), 10*time.Millisecond)
+	return min(next, p.watchLocked())
 }
 
 // Close ends all links, tells their peers why, and returns when all is over.
 func (p *Peers) Close(why *message.Refusal) {
 	p.mu.Lock()
 	p.closed = true
-	links := p.stopLocked()
+	for _, e := range p.peers {
+		p.stopDialling(e)
+	}
+	links := p.linksLocked()
 	p.mu.Unlock()
 	for _, l := range links {
 		l.End(why)
@@ -306,12 +362,8 @@ func (p *Peers) Close(why *message.Refusal) {
 	p.wg.Wait()
 }
 
-// stopLocked ends all dialling, and returns the links, which are to be ended.
-func (p *Peers) stopLocked() (links []*link) {
+func (p *Peers) linksLocked() (links []*link) {
 	for _, e := range p.peers {
-		if e.stop != nil {
-			e.stop()
-		}
 		if e.link != nil {
 			links = append(links, e.link)
 		}
@@ -320,10 +372,10 @@ func (p *Peers) stopLocked() (links []*link) {
 }
 
 // keep dials a peer for as long as it is to be reached.
-func (p *Peers) keep(ctx context.Context, e *peer, conf Peer) {
+func (p *Peers) keep(ctx context.Context, e *peer, conf Peer, atOnce bool) {
 	wait := p.o.FirstWait
-	for first := true; ctx.Err() == nil; first = false {
-		if !first && !p.mayDial(ctx, e, conf) {
+	for ; ctx.Err() == nil; atOnce = false {
+		if !atOnce && !p.mayDial(ctx, e, conf) {
 			return
 		}
 		began := time.Now()
@@ -414,11 +466,17 @@ func (p *Peers) dial(ctx context.Context, e *peer, conf Peer) (met bool, err err
 	for i := range conf.Ways {
 		way := &conf.Ways[i]
 		p.mu.Lock()
+		if ctx.Err() != nil { // before Still waits
+			p.mu.Unlock()
+			return false, ctx.Err()
+		}
 		e.dialing = true
+		p.dials.Add(1)
 		p.mu.Unlock()
 		l, err := p.open(ctx, e, way)
 		p.mu.Lock()
 		e.dialing = false
+		p.dials.Done()
 		p.mu.Unlock()
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", way.Address, err))

@@ -187,7 +187,8 @@ func TestHole(t *testing.T) {
 	})
 }
 
-// TestPause: links end for a while, and what was sent meanwhile arrives after it.
+// TestPause: nobody is heard for a while, the link stays, and what was sent meanwhile
+// arrives; and a peer that was down meanwhile is dialled again.
 func TestPause(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.add("a", "b")
@@ -196,16 +197,24 @@ func TestPause(t *testing.T) {
 		a.linked("b")
 		alice, bob := w.enter("alice", "a").come(), w.enter("bob", "b").come()
 		for n := range 3 {
-			a.peers.Pause(message.Defer(message.CodeStopping, 0, "for a test"))
+			up := a.peers.States()[0].Since
+			a.peers.Still()
+			a.peers.Pause()
 			m := alice.send(fmt.Sprint("meanwhile ", n), bob)
 			alice.learns(m, bob, message.Held)
-			time.Sleep(time.Minute)
-			if names := append(a.peers.Names(), w.servers["b"].peers.Names()...); len(names) != 0 {
-				t.Errorf("links in a pause: %q", names)
+			time.Sleep(10 * time.Second)
+			if state := alice.fate(m, bob.address()).State; state != message.Held {
+				t.Errorf("in a pause it is %v", state)
+			}
+			if n == 2 {
+				w.plug("a", "b", false)
+				w.plug("a", "b", true)
 			}
 			a.peers.Reclaim()
-			a.linked("b")
 			alice.learns(m, bob, message.Delivered)
+			if same := a.peers.States()[0].Since.Equal(up); same != (n < 2) {
+				t.Errorf("after pause %d the same link is there: %v", n, same)
+			}
 		}
 		bob.has("meanwhile 0", "meanwhile 1", "meanwhile 2")
 	})
@@ -270,8 +279,7 @@ func TestBackoff(t *testing.T) {
 		w.servers["a"].linked("b")
 		for n := range 12 {
 			time.Sleep(time.Hour)
-			w.servers["b"].peers.Pause(message.Defer(message.CodeStopping, 0, "for a test"))
-			w.servers["b"].peers.Reclaim()
+			w.servers["b"].peers.EndLinks(message.Defer(message.CodeStopping, 0, "for a test"))
 			time.Sleep(100 * time.Millisecond)
 			if names := w.servers["a"].peers.Names(); len(names) != 1 {
 				t.Fatalf("after loss %d there are links to %q", n+1, names)

@@ -121,21 +121,27 @@ func (l *link) request(body []byte) error {
 		reply.No = message.Refuse(message.CodeNotAllowed, "only peers that %s has configured may ask for that", p.o.Home)
 	case l.trying:
 		reply.No = message.Defer(message.CodeLater, reachTime, "one address at a time")
-	case p.ctx == nil || p.closed:
+	case p.dialling.Err() != nil || p.closed:
 		reply.No = message.Defer(message.CodeStopping, reachTime, "this server is going down")
 	default:
 		l.trying = true
 		p.wg.Add(1)
-		ctx, address := p.ctx, q.Args[0]
+		p.dials.Add(1)
+		ctx, address := p.dialling, q.Args[0]
 		go func() {
 			defer p.wg.Done()
+			defer p.dials.Done()
 			began := time.Now()
 			problem := l.try(ctx, address)
 			now := time.Now().Add(-time.Since(began) / 2) // the middle, as whoever asks reckons it
 			p.mu.Lock()
 			l.trying = false
 			p.mu.Unlock()
-			reply.Results = []string{strconv.FormatInt(now.UnixMilli(), 10), problem}
+			if ctx.Err() != nil {
+				reply.No = message.Defer(message.CodeStopping, reachTime, "this server is going down, or hands over")
+			} else {
+				reply.Results = []string{strconv.FormatInt(now.UnixMilli(), 10), problem}
+			}
 			l.tell(func(b []byte) []byte { return wire.AppendReply(b, reply) })
 		}()
 		p.mu.Unlock()

@@ -82,10 +82,11 @@ func (p *Peers) settleLocked() {
 		}
 		for e.link.Unsaid() < maxUnsaid {
 			m, ok := p.table.Send(p.now(), e.link.id)
-			if !ok {
+			if !ok && e.link.answer == 0 {
 				break
 			}
 			w := toWire(&m)
+			w.Answer, e.link.answer = e.link.answer, 0
 			e.link.Offer(func(b []byte) []byte { return wire.AppendRoutes(b, w) })
 			turn.Wake(e.link)
 		}
@@ -100,16 +101,18 @@ const maxUnsaid = 1 << 10
 func (p *Peers) routeLocked(turn *spool.Turn, q *spool.Queue) {
 	server := q.Name()
 	hop, ok := p.table.Next(server)
-	via := hop.Peer.Name
+	via, before := hop.Peer.Name, p.hops[server]
 	if !ok {
 		via = ""
+		if p.staysLocked(before) {
+			via = before
+		}
 		if e := p.peers[server]; e != nil && (e.link != nil || len(e.conf.Ways) > 0) {
 			via = server
 		} else if q.Waits(message.Priorities) {
 			p.table.Want(p.now(), server)
 		}
 	}
-	before := p.hops[server]
 	if via == "" {
 		delete(p.hops, server)
 	} else {
@@ -144,6 +147,20 @@ func (e *peer) dial() {
 	default:
 	}
 }
+
+// staysLocked tells whether what goes by a peer goes on to do so though no route leads
+// there: one side of its link has forgotten what was said, and says it again.
+func (p *Peers) staysLocked(peer string) bool {
+	e := p.peers[peer]
+	return e != nil && e.link != nil && p.now() < e.link.stays
+}
+
+// anewLocked is how long that is.
+func (p *Peers) anewLocked(l *link) {
+	l.stays = p.now() + l.Conn().Transport().Properties().Patience(anewTime, 4<<10)
+}
+
+const anewTime = 5 * time.Second
 
 // copiesWait tells whether copies wait for a peer.
 func (p *Peers) copiesWait(peer string) bool {
@@ -204,6 +221,19 @@ func (p *Peers) learn(l *link, w *wire.Routes) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if l.peer.link == l {
+		if w.Anew != 0 {
+			if !p.table.Anew(p.now(), l.id) {
+				return fmt.Errorf("%w: it begins anew too often", wire.ErrProtocol)
+			}
+			l.answer = w.Anew
+			p.anewLocked(l)
+		}
+		if w.Answer == l.anew {
+			l.anew = 0
+		}
+		if l.anew != 0 {
+			m = route.Message{} // it was said to who has forgotten what was said before
+		}
 		p.table.Receive(p.now(), l.id, &m)
 		p.settleLocked()
 		p.nudge()
@@ -301,7 +331,25 @@ func (p *Peers) watchLocked() time.Duration {
 	now := int64(p.now())
 	for _, e := range p.peers {
 		l := e.link
-		if l == nil || l.Conn().Transport().Properties().Quiet() {
+		if l == nil {
+			continue
+		}
+		line := l.Conn().Transport().Properties()
+		if l.answer != 0 {
+			next = 0 // it takes no more for now
+		}
+		if l.stays > time.Duration(now) {
+			next = min(next, l.stays-time.Duration(now))
+		}
+		if l.anew != 0 {
+			rest := line.Patience(p.o.Ping, 4<<10) - time.Duration(now-l.since)
+			if rest <= 0 {
+				go l.End(message.Defer(message.CodeIdle, 0, "it doesn't begin the conversation about routes anew"))
+				continue
+			}
+			next = min(next, rest)
+		}
+		if line.Quiet() {
 			continue
 		}
 		total, unacked := l.Totals()

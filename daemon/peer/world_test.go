@@ -177,6 +177,7 @@ func (s *server) start() {
 	var g, below errgroup.Group
 	g.Go(func() error { return s.host.Serve(l) })
 	g.Go(func() error { return s.host.Watch(ctx) })
+	s.peers.Start(ctx)
 	g.Go(func() error { return s.peers.Run(ctx) })
 	below.Go(func() error { return s.spool.Run(spooling) })
 	s.stop = sync.OnceFunc(func() {

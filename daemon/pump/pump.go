@@ -235,8 +235,12 @@ type sent struct {
 	n      uint32
 	at     uint32    // milliseconds since the start
 	number uint64    // of the frame
-	more   []Carried // of a link between servers: those end before a handoff
+	more   []Carried // of a link between servers
+	shared bool      // there were more
+	gone   bool      // it is under way, and the entry was done before a handoff: by a receipt, say
 }
+
+func (s *sent) underWay() bool { return s.e != nil || s.gone }
 
 // grow doubles a ring in which the numbers from first to next are.
 func grow[T any](ring []T, first, next uint64) []T {
@@ -399,15 +403,21 @@ func (p *Flow) takeAck(body []byte) error {
 		return fmt.Errorf("%w: it acks %d, and %d were sent", wire.ErrProtocol, last, out.next-1)
 	}
 	for _, x := range a.Exceptions {
-		if x.Number < out.first || x.Number >= out.next || out.at(x.Number).e == nil || len(out.exceptions) >= message.MaxTo*int(out.next-out.first) {
+		if x.Number < out.first || x.Number >= out.next || !out.at(x.Number).underWay() || len(out.exceptions) >= message.MaxTo*int(out.next-out.first) {
 			p.mu.Unlock()
 			return fmt.Errorf("%w: it speaks of frame %d", wire.ErrProtocol, x.Number)
 		}
-		out.exceptions = append(out.exceptions, x)
+		if !out.at(x.Number).gone {
+			out.exceptions = append(out.exceptions, x)
+		}
 	}
 	millis := p.millis()
 	take := func(n uint64) {
-		if a := out.at(n); a.e != nil {
+		switch a := out.at(n); {
+		case a.gone:
+			out.bytes -= int(a.n)
+			*a = sent{}
+		case a.e != nil:
 			p.acked = append(p.acked, *a)
 			out.bytes -= int(a.n)
 			took := time.Duration(millis-a.at) * time.Millisecond
@@ -430,7 +440,7 @@ func (p *Flow) takeAck(body []byte) error {
 			take(n)
 		}
 	}
-	for out.first < out.next && out.at(out.first).e == nil {
+	for out.first < out.next && !out.at(out.first).underWay() {
 		out.first++
 	}
 	p.total.Acked += uint64(len(p.acked))
@@ -450,7 +460,7 @@ func (p *Flow) takeAck(body []byte) error {
 		for n < len(said) && said[n].Number == a.number {
 			n++
 		}
-		p.tell(a.q, a.e, said[:n], len(a.more) > 0)
+		p.tell(a.q, a.e, said[:n], a.shared)
 		for _, m := range a.more {
 			p.tell(m.Queue, m.Entry, said[:n], true)
 		}
@@ -557,7 +567,7 @@ func (p *Flow) FillBelow(b []byte, room int, below message.Priority) (filled []b
 		}
 		out.ring = grow(out.ring, out.first, out.next)
 		more := p.same(q, e)
-		*out.at(out.next) = sent{q, e, uint32(len(raw)), millis, out.next, more}
+		*out.at(out.next) = sent{q: q, e: e, n: uint32(len(raw)), at: millis, number: out.next, more: more, shared: len(more) > 0}
 		if e.Priority() == message.Bulk {
 			out.bulk.Sent(len(raw))
 		}

@@ -3,6 +3,7 @@ package pump
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/noipchat/noipchat/daemon/message"
@@ -43,6 +44,7 @@ type Given struct {
 	Seq      uint64
 	Bytes    uint32
 	At       uint32 // milliseconds after Options.Start
+	Shared   bool   // its frame is for other queues' entries too, which follow
 }
 
 // ErrPaused is what Run returns after Pause.
@@ -80,8 +82,14 @@ func (p *Flow) Export() (State, error) {
 		s.Sizes = append(s.Sizes, in.at(n).bytes)
 	}
 	for n := out.first; n < out.next; n++ {
-		if g := out.at(n); g.e != nil {
-			s.Given = append(s.Given, Given{n, g.q.Name(), g.e.Priority(), g.e.Seq(), g.n, g.at})
+		switch g := out.at(n); {
+		case g.gone:
+			s.Given = append(s.Given, Given{Number: n, Queue: g.q.Name(), Bytes: g.n, Shared: g.shared})
+		case g.e != nil:
+			s.Given = append(s.Given, Given{n, g.q.Name(), g.e.Priority(), g.e.Seq(), g.n, g.at, g.shared})
+			for _, m := range g.more {
+				s.Given = append(s.Given, Given{n, m.Queue.Name(), m.Entry.Priority(), m.Entry.Seq(), 0, g.at, true})
+			}
 		}
 	}
 	for _, q := range p.queues {
@@ -114,15 +122,25 @@ func Resume(conn *wire.Conn, side Side, o Options, s State) *Flow {
 	for _, g := range s.Given {
 		q := o.Spool.Queue(g.Queue)
 		e := q.Regain(p, g.Priority, g.Seq)
-		if e == nil {
-			continue // it has expired meanwhile, say: the ack for it says nothing
+		s := sent{q: q, e: e, n: g.Bytes, at: g.At, number: g.Number, shared: g.Shared, gone: e == nil}
+		if first := out.at(g.Number); first.number == g.Number && first.underWay() {
+			switch {
+			case e == nil:
+			case first.gone:
+				s.n = first.n
+				*first = s
+			default:
+				first.more = append(first.more, Carried{q, e})
+			}
+			continue
 		}
-		*out.at(g.Number) = sent{q: q, e: e, n: g.Bytes, at: g.At, number: g.Number}
+		*out.at(g.Number) = s
 		out.bytes += int(g.Bytes)
-		if g.Priority == message.Bulk {
+		if e != nil && g.Priority == message.Bulk {
 			out.bulk.Sent(int(g.Bytes))
 		}
 	}
+	out.exceptions = slices.DeleteFunc(out.exceptions, func(x wire.Exception) bool { return out.at(x.Number).gone })
 	return p
 }
 

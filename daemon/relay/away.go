@@ -154,7 +154,7 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 		}
 	}
 	kept := env.From.Server() == r.home && env.From.User() != "" && env.Kind != message.Receipt
-	id, text := e.ID(), env.Kind == message.Text
+	id, text := q.ID(e), env.Kind == message.Text
 	if id == (message.ID{}) && (kept || text) {
 		id = message.IDOf(env.Raw)
 	}

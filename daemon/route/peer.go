@@ -37,6 +37,7 @@ type peer struct {
 	gather   time.Duration // until then nothing is sent
 
 	asked  bucket // of it
+	anews  bucket
 	dumped bucket
 	dumps  bucket // asked of it
 	self   bucket
@@ -142,6 +143,25 @@ func (t *Table) PeerDown(now time.Duration, id Server) {
 		}
 	}
 	t.noteStatic(id)
+}
+
+// Anew says that a peer that is up, and whose link stays, has forgotten what was said:
+// it is as if the link had been down. It returns false if that comes too often.
+func (t *Table) Anew(now time.Duration, id Server) bool {
+	t.clock(now)
+	p := t.peers[id]
+	if p == nil || !p.up {
+		return true
+	}
+	if !p.anews.may(t.now, anewRate) {
+		return false
+	}
+	for _, other := range t.order {
+		if other != p && other.up {
+			other.gather = max(other.gather, t.now+anewPause)
+		}
+	}
+	return t.PeerUp(now, p.Peer)
 }
 
 // Cost says that the link to a peer has another cost now.

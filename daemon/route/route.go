@@ -48,6 +48,7 @@ const (
 	doubtFirst = 10 * time.Minute
 	doubtOnce  = time.Minute // within it, what is overdue is one failure
 	doubtLast  = 24 * time.Hour
+	anewPause  = 3 * gather       // others are not told yet of what a peer took back that begins anew: it says most of it again
 	wantFirst  = 10 * time.Minute // between two questions for a name over quiet links; doubles
 	wantLast   = 24 * time.Hour
 	wantKeep   = time.Hour
@@ -60,6 +61,7 @@ var (
 	askRate     = rate{15 * time.Second, 4}        // asking for a newer number of one server
 	numberRate  = rate{30 * time.Second, 8}        // giving our own announcement a newer number
 	requestRate = rate{100 * time.Millisecond, 64} // requests of one peer
+	anewRate    = rate{100 * time.Millisecond, 64} // a peer's beginning anew
 	dumpRate    = rate{time.Minute, 2}             // asking for everything, and answering
 )
 

@@ -131,6 +131,32 @@ func TestTold(t *testing.T) {
 	x.wantSaid("c", `home 1.0 0 "home 1 0"`)
 }
 
+// TestAnew: what a peer said that has forgotten everything holds no more, and it is told
+// everything again; the others hear nothing of it if it soon says the same.
+func TestAnew(t *testing.T) {
+	x := newTable(t, Options{}, "b", "c")
+	x.hear("b", "z", 5, 30)
+	x.hear("b", "y", 1, 30)
+	x.said("b")
+	x.wantSaid("c", `home 1.0 0 "home 1 0"`, `z 1.5 40 "z 1 5"`, `y 1.1 40 "y 1 1"`)
+	if !x.Anew(x.now, srv("b")) {
+		t.Fatal("it may not begin anew")
+	}
+	x.wantNext("z", "", 0)
+	x.wantNext("b", "b", 10)
+	x.wantSaid("b", `home 1.0 0 "home 1 0"`)
+	x.wantSaid("c")
+	x.hear("b", "z", 5, 30)
+	x.wantNext("z", "b", 40)
+	x.now += anewPause
+	x.wantSaid("c", `y 0.0 65535 ""`)
+	for n := 1; x.Anew(x.now, srv("b")); n++ {
+		if n > 2*anewRate.burst {
+			t.Fatal("it may do so for ever")
+		}
+	}
+}
+
 // TestFeasible: what is no better than what we told anybody is not taken, with the
 // number that it was told with; the chosen way may grow longer.
 func TestFeasible(t *testing.T) {

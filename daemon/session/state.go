@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
 	"syscall"
 	"time"
 
@@ -19,6 +22,14 @@ import (
 type State struct {
 	LastID   uint64
 	Sessions []SessionState
+
+	channels []channel // of the sessions; see Open
+}
+
+// channel is a session's connection, made again, or why that can't be.
+type channel struct {
+	conn *wire.Conn
+	err  error
 }
 
 // SessionState is one of them.
@@ -140,13 +151,42 @@ func (h *Host) readAgain(s *session, ended chan struct{}) {
 	}
 }
 
-// Resume makes the sessions of another image's State, and returns how many could not
+// Open makes the connections of another image's State, before Resume. It needs nothing
+// else, and takes long if they are many.
+func (s *State) Open(log *slog.Logger) {
+	s.channels = make([]channel, len(s.Sessions))
+	var all sync.WaitGroup
+	workers := runtime.GOMAXPROCS(0)
+	for w := range workers {
+		all.Go(func() {
+			for i := w; i < len(s.Sessions); i += workers {
+				s.channels[i].conn, s.channels[i].err = s.Sessions[i].open(log)
+			}
+		})
+	}
+	all.Wait()
+}
+
+func (s *SessionState) open(log *slog.Logger) (*wire.Conn, error) {
+	stream, err := s.Stream.Conn(log)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := wire.Resume(stream, s.Flow.Conn)
+	if err != nil {
+		stream.Close()
+	}
+	return conn, err
+}
+
+// Resume makes the sessions of another image's State, after its Open, and returns how many could not
 // be made: their devices come again. Users are known to the relay. Nobody is served
 // before Start.
 func (h *Host) Resume(state State) (lost int) {
 	h.lastID.Store(state.LastID)
-	for _, s := range state.Sessions {
-		if err := h.resumeOne(s); err != nil {
+	for i := range state.Sessions {
+		s := &state.Sessions[i]
+		if err := h.resumeOne(s, state.channels[i]); err != nil {
 			h.o.Log.Warn("a session could not be handed over, and is closed", "session", s.ID, "user", string(s.User), "error", err)
 			lost++
 		}
@@ -154,20 +194,15 @@ func (h *Host) Resume(state State) (lost int) {
 	return lost
 }
 
-func (h *Host) resumeOne(state SessionState) error {
-	stream, err := state.Stream.Conn(h.o.Log)
-	if err != nil {
-		return err
+func (h *Host) resumeOne(state *SessionState, c channel) error {
+	if c.err != nil {
+		return c.err
 	}
+	conn := c.conn
 	key := deviceKey{state.User, state.Device}
 	if h.sessions[key] != nil {
-		stream.Close()
+		conn.Close()
 		return errors.New("there are two of the same device")
-	}
-	conn, err := wire.Resume(stream, state.Flow.Conn)
-	if err != nil {
-		stream.Close()
-		return err
 	}
 	s := &session{
 		host: h, id: state.ID, user: state.User, device: state.Device, agent: state.Agent, since: state.Since,

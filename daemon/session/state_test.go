@@ -53,6 +53,7 @@ func (s *server) handOver(o options) *server {
 	check(s.t, gob.NewDecoder(strings.NewReader(b.String())).Decode(&again))
 	next := open(s.t, s.net, s.dir, o)
 	next.counters.Resume(marks)
+	again.Open(nil)
 	if lost := next.host.Resume(again); lost > 0 {
 		s.t.Fatalf("%d of %d sessions are lost:\n%s", lost, len(again.Sessions), next.log.lines)
 	}

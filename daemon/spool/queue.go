@@ -56,6 +56,13 @@ const (
 // ID returns the envelope's id, zero unless it is on disk.
 func (e *Entry) ID() message.ID { return e.id }
 
+// ID returns the id of an entry that may be committed at this moment.
+func (q *Queue) ID(e *Entry) message.ID {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return e.id
+}
+
 // Seq is the entry's number, which it has on disk too: see Queue.Regain.
 func (e *Entry) Seq() uint64 { return e.seq }
 

@@ -51,14 +51,78 @@ func (q *Queue) Regain(p Pump, priority message.Priority, seq uint64) *Entry {
 	if q.pump != p {
 		return nil
 	}
+	e := q.findLocked(priority, seq)
+	if e != nil {
+		e.flags = e.flags&^resting | given
+	}
+	return e
+}
+
+// findLocked returns the entry with a number, nil if it is done.
+func (q *Queue) findLocked(priority message.Priority, seq uint64) *Entry {
 	l := &q.lanes[laneOf(priority)]
 	ents := l.ents[l.head:]
 	i, found := slices.BinarySearchFunc(ents, seq, func(e *Entry, seq uint64) int { return int(int64(e.seq - seq)) })
 	if !found || ents[i].flags&done != 0 {
 		return nil
 	}
-	ents[i].flags = ents[i].flags&^resting | given
 	return ents[i]
+}
+
+// Rested is what is known of an entry besides what is on disk, after it was offered.
+type Rested struct {
+	Queue    string
+	Priority message.Priority
+	Seq      uint64
+	Open     uint64 // see Queue.Open
+	Tries    uint8
+	Wait     uint32 // seconds that it still rests; 0: it doesn't
+}
+
+// Rested returns that of all entries, for another process, after Settle.
+func (sp *Spool) Rested() (all []Rested) {
+	now := sp.steady()
+	for _, q := range sp.Queues() {
+		q.mu.Lock()
+		for i := range q.lanes {
+			l := &q.lanes[i]
+			for _, e := range l.ents[l.head:] {
+				if e.flags&done != 0 || e.tries == 0 && e.open == 0 {
+					continue
+				}
+				r := Rested{Queue: q.name, Priority: e.Priority(), Seq: e.seq, Open: e.open, Tries: e.tries}
+				if e.flags&resting != 0 {
+					r.Wait = max(e.due, now+1) - now
+				}
+				all = append(all, r)
+			}
+		}
+		q.mu.Unlock()
+	}
+	return all
+}
+
+// Resume takes what another process has returned from Rested. Nobody pumps before.
+func (sp *Spool) Resume(all []Rested) {
+	for _, r := range all {
+		q := sp.Queue(r.Queue)
+		q.mu.Lock()
+		if e := q.findLocked(r.Priority, r.Seq); e != nil {
+			e.tries = r.Tries
+			if r.Open != 0 {
+				e.open = r.Open
+			}
+			if r.Wait > 0 {
+				e.flags |= resting
+				e.due = sp.steady() + r.Wait
+				if q.wakes == 0 || e.due < q.wakes {
+					q.wakes = e.due
+				}
+				lower(&sp.rested, e.due)
+			}
+		}
+		q.mu.Unlock()
+	}
 }
 
 // Check looks whether all files of the spool in dir can be read, changes nothing, and

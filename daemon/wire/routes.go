@@ -39,7 +39,18 @@ type RouteRequest struct {
 type Routes struct {
 	Updates  []RouteUpdate
 	Requests []RouteRequest
+
+	// A server that has forgotten what both sides have said on this connection begins
+	// anew with a number of its own; from then on it passes over what comes, until that
+	// number is answered. 0: it doesn't begin, it doesn't answer.
+	Anew, Answer uint32
 }
+
+// keys of the map
+const (
+	keyAnew   = 1
+	keyAnswer = 2
+)
 
 // AppendRoutes appends a routes frame: an array of 3, of which the first is an array of
 // arrays of 6, the second one of arrays of 6, and the third a map.
@@ -64,7 +75,20 @@ func AppendRoutes(b []byte, m *Routes) []byte {
 		b = message.AppendUint(b, uint64(q.Hops))
 		b = message.AppendBytes(b, q.Proof)
 	}
-	return finish(message.AppendMap(b, 0), at)
+	pairs := 0
+	for _, n := range []uint32{m.Anew, m.Answer} {
+		if n != 0 {
+			pairs++
+		}
+	}
+	b = message.AppendMap(b, pairs)
+	if m.Anew != 0 {
+		b = message.AppendUint(message.AppendUint(b, keyAnew), uint64(m.Anew))
+	}
+	if m.Answer != 0 {
+		b = message.AppendUint(message.AppendUint(b, keyAnswer), uint64(m.Answer))
+	}
+	return finish(b, at)
 }
 
 func appendServerID(b []byte, id *ServerID) []byte {
@@ -100,7 +124,17 @@ func ParseRoutes(body []byte) (m Routes, err error) {
 		}
 		m.Requests = append(m.Requests, q)
 	}
-	r.Fields(nil)
+	r.Fields(func(key uint64) bool {
+		switch key {
+		case keyAnew:
+			m.Anew = uint32(r.Uint(1<<32 - 1))
+		case keyAnswer:
+			m.Answer = uint32(r.Uint(1<<32 - 1))
+		default:
+			return false
+		}
+		return true
+	})
 	if err := r.End(); err != nil {
 		return m, broken("routes: %v", err)
 	}

@@ -1,0 +1,140 @@
+//go:build fault
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The steps of a handoff, of the old image and of the new one: see handoff.At.
+var (
+	oldSteps = []string{"check", "still", "pause", "settle", "export", "write", "show", "deafen", "become"}
+	newSteps = []string{"open", "resume", "start", "serve"}
+)
+
+// hindered is a server and a flock of which some don't read, so that all buffers to them
+// are full, and some have written half of a record.
+func hindered(t *testing.T, mortal bool) (*theatre, *flock) {
+	h := newTheatre(t, 5*time.Minute)
+	t.Setenv("NOIPCHAT_STEP", filepath.Join(h.dir, "step"))
+	f := newFlock(t, 20, h.stage)
+	f.mortal, f.padding = mortal, 30<<10
+	f.birds[len(f.birds)-1].ahead = filled // who writes to the first, which doesn't read
+	return h, f
+}
+
+const (
+	lazy   = 4
+	filled = 100 // messages of such a flock are more than the buffers of a connection
+)
+
+// TestStepsFail: whichever step fails, all is undone, and no session notices.
+func TestStepsFail(t *testing.T) {
+	h, f := hindered(t, false)
+	h.start()
+	h.must(f.come(h.ctx))
+	before := h.sessions()
+	for _, step := range oldSteps {
+		release := f.hinder(lazy)
+		h.must(f.advance(h.ctx, f.birds[len(f.birds)-1:], filled))
+		h.must(h.setStep("fail:" + step))
+		_, err := h.admin.Handoff(h.ctx, step)
+		if err == nil || !strings.Contains(err.Error(), "a fault at the step "+step) {
+			t.Errorf("%s: %v", step, err)
+		}
+		release()
+		h.must(f.advance(h.ctx, f.birds, 2))
+		if after := h.sessions(); after != before {
+			t.Errorf("%s: sessions were %s, and are %s", step, before, after)
+		}
+	}
+	h.must(h.setStep(""))
+	o, err := h.admin.Handoff(h.ctx, "at last")
+	if err != nil || o.Sessions != len(f.birds) || o.Closed != 0 {
+		t.Errorf("%+v, %v", o, err)
+	}
+	h.end(f)
+}
+
+// TestStepsKilled: the server is killed at each step of a handoff, and started again: no
+// message that was acked is lost, none comes twice to who has acked it or out of order,
+// and no nonce is used twice, neither by an image nor by the next.
+func TestStepsKilled(t *testing.T) {
+	h, f := hindered(t, true)
+	rounds := 1
+	if os.Getenv("NOIPCHAT_LONG") != "" {
+		rounds = 10
+	}
+	h.start()
+	h.must(f.come(h.ctx))
+	for range rounds {
+		for _, step := range slices.Concat(oldSteps, newSteps) {
+			h.must(f.advance(h.ctx, f.birds, 2)) // all are there again
+			release := f.hinder(lazy)
+			h.must(f.advance(h.ctx, f.birds[len(f.birds)-1:], filled))
+			h.must(h.setStep("kill:" + step))
+			h.must(h.server.Process.Signal(syscall.SIGUSR2))
+			err := h.server.Wait()
+			if said := h.log.String(); err == nil || err.Error() != "signal: killed" || !strings.HasSuffix(said, "killed at the step "+step+"\n") {
+				t.Fatalf("%s: %v", step, err)
+			}
+			release()
+			h.must(h.setStep(""))
+			h.start()
+		}
+	}
+	h.end(f)
+}
+
+// advance waits until some birds have had so many messages acked.
+func (f *flock) advance(ctx context.Context, birds []*bird, messages uint64) error {
+	before := make([]uint64, len(birds))
+	for i, b := range birds {
+		b.mu.Lock()
+		before[i] = b.acked
+		b.mu.Unlock()
+	}
+	for i, b := range birds {
+		for {
+			b.mu.Lock()
+			done, changed := b.acked >= before[i]+messages, b.changed
+			b.mu.Unlock()
+			if done {
+				break
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return fmt.Errorf("%s waits in vain for acks", b.name)
+			}
+		}
+	}
+	return nil
+}
+
+// setStep says what happens at which step.
+func (h *theatre) setStep(plan string) error {
+	return os.WriteFile(filepath.Join(h.dir, "step"), []byte(plan), 0o600)
+}
+
+// end has all arrive, and looks at every nonce that was ever used.
+func (h *theatre) end(f *flock) {
+	h.t.Helper()
+	texts, err := f.settle(h.ctx)
+	h.must(err)
+	h.must(f.leave())
+	seen, connections := nonces{}, 0
+	for _, b := range f.birds {
+		h.must(seen.hear(b.tapes...))
+		connections += len(b.tapes)
+	}
+	h.t.Logf("%d texts over %d connections, %d nonces, none twice", texts, connections, len(seen))
+}
