@@ -195,6 +195,7 @@ func (j *journal) startLocked(f *durable.File) error {
 	}
 	if err := f.Rename(path); err != nil {
 		f.Close()
+		durable.Remove(path) // it may have the name, and only the folder couldn't be synced; with another file behind it, it would look cut off
 		return fmt.Errorf("beginning a journal file: %w", err)
 	}
 	j.files = append(j.files, s)
