@@ -64,7 +64,7 @@ type stage struct {
 	address string
 	admin   *control.Client
 	server  *exec.Cmd
-	log     strings.Builder
+	log     said
 }
 
 func (s *stage) say(format string, args ...any) {
@@ -149,6 +149,25 @@ func (s *stage) play(ctx context.Context) error {
 		p.leave()
 	}
 	return s.count(bob, carol, first, second)
+}
+
+// said is what a server says, while it says it.
+type said struct {
+	mu sync.Mutex
+	b  strings.Builder // guarded by mu
+}
+
+// Write implements io.Writer.
+func (s *said) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
 }
 
 // configure chooses a port and writes the TOML.
