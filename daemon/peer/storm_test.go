@@ -33,6 +33,9 @@ func seeds(quick, long uint64) uint64 {
 	if os.Getenv("NOIPCHAT_LONG") != "" {
 		return long
 	}
+	if testing.Short() { // the race detector takes ten times as long
+		return 1
+	}
 	return quick
 }
 
