@@ -316,7 +316,7 @@ func (i *importing) settle(dir string) (err error) {
 	if err := os.WriteFile(filepath.Join(dir, backup.Imported), nil, 0o600); err != nil {
 		return err
 	}
-	if err := i.own(); err != nil {
+	if err := errors.Join(os.Chmod(i.state, 0o700), i.own()); err != nil {
 		return err
 	}
 	d, err := os.Open(dir)
