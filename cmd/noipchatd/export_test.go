@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -331,4 +334,36 @@ func TestImportAnnounces(t *testing.T) {
 	m.kill(syscall.SIGKILL)
 	m.elsewhere(m.imported())
 	there()
+}
+
+// TestHandoffExport hands over while somebody takes an export: he is not waited for, knows
+// that it is not whole, and gets another one.
+func TestHandoffExport(t *testing.T) {
+	h := newTheatre(t, time.Minute)
+	h.start()
+	state := filepath.Join(h.dir, "state")
+	h.must(os.WriteFile(filepath.Join(state, "large"), nil, 0o600))
+	h.must(os.Truncate(filepath.Join(state, "large"), 64<<20)) // more than is on its way
+	half, err := h.admin.Export(h.ctx)
+	h.must(err)
+	defer half.Close()
+	_, err = io.ReadFull(half, make([]byte, 1<<20))
+	h.must(err)
+	if _, err := h.admin.Export(h.ctx); err == nil {
+		t.Error("there are two exports at a time")
+	}
+	_, err = h.admin.Handoff(h.ctx, "test")
+	h.must(err)
+	if _, err := io.Copy(io.Discard, half); !errors.Is(err, control.ErrUnreachable) {
+		t.Errorf("the first one ends with %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(state, "export")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("its links are still there: %v", err)
+	}
+	whole, err := h.admin.Export(h.ctx)
+	h.must(err)
+	defer whole.Close()
+	if n, err := io.Copy(io.Discard, whole); err != nil || n < 64<<20 {
+		t.Errorf("the second has %d bytes: %v", n, err)
+	}
 }

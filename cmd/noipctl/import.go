@@ -84,12 +84,16 @@ func (i *importing) run() error {
 		return err
 	}
 	_, there := os.Stat(i.state)
+	lock := filepath.Join(i.state, backup.Lock)
+	_, locked := os.Stat(lock)
 	if err := durable.MkdirAll(i.state, 0o700); err != nil {
 		return err
 	}
 	err = i.into(from)
+	if err != nil && locked != nil {
+		os.Remove(lock) // it is ours, and the server could not open it
+	}
 	if err != nil && there != nil {
-		os.Remove(filepath.Join(i.state, backup.Lock))
 		os.Remove(i.state)
 	}
 	if err != nil {
