@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -167,6 +168,7 @@ func (i *importing) unseal() (io.Reader, error) {
 		keys = []age.Identity{key}
 	}
 	r, err := age.Decrypt(file, keys...)
+	runtime.GC() // a passphrase took 256 MiB, and as much again would come before they were missed
 	if _, wrong := errors.AsType[*age.NoIdentityMatchError](err); wrong {
 		return nil, &cli.Error{Code: cli.ExitRefused, Err: fmt.Errorf("%s: the passphrase is wrong, or it is sealed for another key", i.path), Hint: "a file for recipients is opened with --identity FILE"}
 	}
