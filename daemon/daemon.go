@@ -13,10 +13,12 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +26,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/noipchat/noipchat/daemon/backup"
 	"github.com/noipchat/noipchat/daemon/config"
 	"github.com/noipchat/noipchat/daemon/control"
 	"github.com/noipchat/noipchat/daemon/durable"
@@ -78,6 +81,7 @@ type Daemon struct {
 	scraped    net.Listener // opened for scrape, which serves it from Run on; nil: [metrics] listen is off
 	live       live
 	past       past
+	exporting  sync.Mutex
 	calls      sync.RWMutex    // held by the control socket's calls, but for those that make handoffs
 	running    context.Context // of Run, nil before and after it; guarded by live.changing
 
@@ -172,6 +176,9 @@ func (d *Daemon) openState() (err error) {
 	}
 	d.host = session.New(c.Name, d.key, d.users, d.counters, d.relay, d.spool, session.Options{Log: d.o.Log, Start: d.epoch, Links: d.federation.Accept})
 	d.setLimits(c)
+	if err := os.RemoveAll(filepath.Join(d.o.State, backup.Links)); err != nil { // an export that was cut off
+		return err
+	}
 	known := map[message.DeviceID]bool{}
 	for _, u := range d.users.List() {
 		d.host.Refresh(u.Name)
@@ -180,6 +187,9 @@ func (d *Daemon) openState() (err error) {
 		}
 	}
 	d.counters.Keep(func(id message.DeviceID) bool { return known[id] })
+	if err := d.arrive(slices.Collect(maps.Keys(known))); err != nil {
+		return err
+	}
 	if carried := d.o.Carried; carried != nil {
 		d.counters.Resume(carried.Marks)
 		if err := carried.at("resume"); err != nil {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,8 @@ type Password struct {
 	Prompt string // "password of alice", for instance
 	Stdin  bool   // --password-stdin: a line of standard input
 	New    bool   // it will be set: asked twice, and not too short
+	File   string // --passphrase-file: the first line of this, instead; "": none
+	Hint   string // for who has no terminal; "": --password-stdin
 }
 
 // Read reads the password from standard input, or asks for it on the terminal
@@ -32,10 +35,12 @@ func (p Password) Read() (string, error) {
 	var password string
 	var err error
 	switch {
+	case p.File != "":
+		password, err = readFirst(p.File)
 	case p.Stdin:
 		password, err = readLine(os.Stdin)
 	case !term.IsTerminal(int(os.Stdin.Fd())):
-		return "", Misuse("use --password-stdin", "there is no terminal to ask for the %s", p.Prompt)
+		return "", Misuse(cmp.Or(p.Hint, "use --password-stdin"), "there is no terminal to ask for the %s", p.Prompt)
 	default:
 		password, err = p.ask()
 	}
@@ -72,6 +77,15 @@ func (p Password) check(password string) error {
 		return Misuse("", "the %s is not valid UTF-8", p.Prompt)
 	}
 	return nil
+}
+
+func readFirst(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return readLine(f)
 }
 
 // readLine reads up to the end of a line, which is cut off, and never takes a byte

@@ -1,7 +1,7 @@
 // Command noipctl administers the noipchatd of this machine: it says to the
 // daemon's control socket what was asked, and prints what comes back, as tables
-// or as JSON lines. It decides nothing. Of files it writes those of peer add, and the
-// configuration, by the guide.
+// or as JSON lines. It decides nothing. Of files it writes those of peer add, the
+// configuration, by the guide, exports, and by import a whole server.
 package main
 
 import (

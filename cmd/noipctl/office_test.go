@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"slices"
@@ -395,3 +396,8 @@ func (o *office) Configuration(context.Context) (control.Configuration, error) {
 }
 
 func (o *office) Metrics() http.Handler { return http.NotFoundHandler() }
+
+// Export is of a server that runs elsewhere.
+func (o *office) Export(context.Context, io.Writer) error {
+	return message.Defer(message.CodeLater, time.Minute, "another export is under way")
+}

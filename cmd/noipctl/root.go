@@ -38,7 +38,7 @@ noipctl queue list --json`,
 	flags.StringVar(&a.socket, "socket", cmp.Or(os.Getenv("NOIPCHAT_SOCKET"), defaultSocket), "the daemon's control socket is at `PATH`; also $NOIPCHAT_SOCKET")
 	flags.BoolVar(&a.json, "json", false, "print JSON, one object a line")
 	flags.DurationVar(&a.timeout, "timeout", defaultTimeout, "wait so long for the daemon, 0s for ever; a `TIME` as 90s or 5m")
-	cmd.AddCommand(a.statusCommand(), a.userCommand(), a.deviceCommand(), a.sessionCommand(), a.queueCommand(), a.peerCommand(), a.routeCommand(), a.traceCommand(), a.reloadCommand(), a.handoffCommand(), a.configCommand(), a.guideCommand(), a.checkCommand(), a.logCommand(), a.watchCommand())
+	cmd.AddCommand(a.statusCommand(), a.userCommand(), a.deviceCommand(), a.sessionCommand(), a.queueCommand(), a.peerCommand(), a.routeCommand(), a.traceCommand(), a.reloadCommand(), a.handoffCommand(), a.configCommand(), a.guideCommand(), a.checkCommand(), a.logCommand(), a.watchCommand(), a.exportCommand(), a.importCommand())
 	return cmd
 }
 

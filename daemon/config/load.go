@@ -34,7 +34,7 @@ func Load(path string) (*Config, error) {
 // he writes.
 func LoadWith(path string, texts map[string]string) (*Config, error) {
 	l := newLoader(path)
-	files, err := filesOf(path)
+	files, err := Files(path)
 	if err != nil {
 		l.unread(confD(path), err)
 	}
@@ -118,8 +118,8 @@ func (l *loader) read(path string) {
 	l.add(path, string(text))
 }
 
-// filesOf returns what Load(path) reads, in this order, also with an error of conf.d.
-func filesOf(path string) (all []string, err error) {
+// Files returns what Load(path) reads, in this order, also with an error of conf.d.
+func Files(path string) (all []string, err error) {
 	all = []string{path}
 	entries, err := os.ReadDir(confD(path))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -82,7 +82,7 @@ func watch(ctx context.Context, path string, changed func()) error {
 // the file, conf.d, their parent (they may be replaced), and those that links lead to.
 func follow(w *fsnotify.Watcher, path string) error {
 	dirs := []string{filepath.Dir(filepath.Dir(path)), confD(path)}
-	files, _ := filesOf(path) // Load says what is wrong with conf.d
+	files, _ := Files(path) // Load says what is wrong with conf.d
 	for _, file := range files {
 		for range 40 { // as many links as the kernel follows
 			dirs = append(dirs, filepath.Dir(file))
@@ -114,7 +114,7 @@ func follow(w *fsnotify.Watcher, path string) error {
 // fingerprint is a hash of the names and contents of all files.
 func fingerprint(path string) (sum [sha256.Size]byte) {
 	h := sha256.New()
-	files, _ := filesOf(path) // Load says what is wrong with conf.d
+	files, _ := Files(path) // Load says what is wrong with conf.d
 	for _, file := range files {
 		text, err := readFile(file)
 		fmt.Fprintf(h, "%q %q %v\n", file, text, err)

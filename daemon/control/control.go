@@ -12,6 +12,7 @@ package control
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"time"
 
@@ -79,6 +80,10 @@ type Daemon interface {
 
 	// Configuration is the one that is live.
 	Configuration(ctx context.Context) (Configuration, error)
+
+	// Export writes the whole server as a stream that backup.Read reads, its secrets too. It
+	// fails before it writes anything, or the stream breaks off.
+	Export(ctx context.Context, w io.Writer) error
 
 	// Metrics answers a scrape by Prometheus.
 	Metrics() http.Handler

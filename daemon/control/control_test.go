@@ -40,6 +40,7 @@ type desk struct {
 
 	reloaded      Reloaded
 	configuration Configuration
+	exported      string // before err
 
 	err   error
 	block chan struct{} // if set, Status closes it and waits for its context
@@ -127,6 +128,14 @@ func (d *desk) DistrustPeer(_ context.Context, name string) (Peer, error) {
 func (d *desk) Reach(context.Context) ([]Reach, error) { return d.reaches, d.note("reach") }
 
 func (d *desk) Routes(context.Context) ([]Route, error) { return d.routes, d.note("routes") }
+
+// Export writes what it was told to, and breaks off if there is an error to come.
+func (d *desk) Export(_ context.Context, w io.Writer) error {
+	if d.exported != "" {
+		io.WriteString(w, d.exported)
+	}
+	return d.note("export")
+}
 func (d *desk) Metrics() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "up 1\n") })
 }

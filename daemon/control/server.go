@@ -21,6 +21,7 @@ func NewHandler(d Daemon, log *slog.Logger) http.Handler {
 	mux.Handle("GET /metrics", d.Metrics())
 
 	h := handler{mux, log}
+	mux.HandleFunc("GET /v1/"+exportCall, h.export(d))
 	view(h, "status", d.Status)
 	view(h, "users", d.Users)
 	view(h, "invites", d.Invites)
@@ -108,16 +109,21 @@ func find[Req request, Res any](h handler, name string, f func(context.Context, 
 func change[Req request, Res any](h handler, name string, f func(context.Context, Req) (Res, error)) {
 	h.mux.HandleFunc("POST /v1/"+name, func(w http.ResponseWriter, r *http.Request) {
 		req, res, err := ask(w, r, f)
-		attrs := []slog.Attr{slog.String("call", name), slog.String("about", req.subject())}
-		if uid, ok := r.Context().Value(callerKey{}).(uint32); ok {
-			attrs = append(attrs, slog.Uint64("uid", uint64(uid)))
-		}
-		if err != nil {
-			attrs = append(attrs, slog.Any("error", err))
-		}
-		h.log.LogAttrs(r.Context(), slog.LevelInfo, "admin", attrs...)
+		h.note(r.Context(), name, req.subject(), err)
 		h.answer(w, name, res, err)
 	})
+}
+
+// note logs what an admin did.
+func (h handler) note(ctx context.Context, name, about string, err error) {
+	attrs := []slog.Attr{slog.String("call", name), slog.String("about", about)}
+	if uid, ok := ctx.Value(callerKey{}).(uint32); ok {
+		attrs = append(attrs, slog.Uint64("uid", uint64(uid)))
+	}
+	if err != nil {
+		attrs = append(attrs, slog.Any("error", err))
+	}
+	h.log.LogAttrs(ctx, slog.LevelInfo, "admin", attrs...)
 }
 
 func ask[Req request, Res any](w http.ResponseWriter, r *http.Request, f func(context.Context, Req) (Res, error)) (req Req, res Res, err error) {
@@ -174,9 +180,12 @@ func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 	var conns sync.WaitGroup
 	srv := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			ctx, cancel := context.WithTimeout(r.Context(), lim.call)
-			defer cancel()
-			h.ServeHTTP(w, r.WithContext(ctx))
+			if r.URL.Path != "/v1/"+exportCall {
+				ctx, cancel := context.WithTimeout(r.Context(), lim.call)
+				defer cancel()
+				r = r.WithContext(ctx)
+			}
+			h.ServeHTTP(w, r)
 		}),
 		ReadHeaderTimeout: lim.header,
 		ReadTimeout:       lim.body,

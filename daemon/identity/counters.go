@@ -163,10 +163,31 @@ func (c *Counters) extend(m *Counter, counter uint64) error {
 func (c *Counters) Close() error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
+	return c.writeMarks()
+}
+
+func (c *Counters) writeMarks() error {
 	return c.write(func(m *Counter) counterOnDisk {
 		counter, sure := m.Mark()
 		return counterOnDisk{counter, sure}
 	})
+}
+
+// importBlock is more than a device can have counted between an export and its import.
+const importBlock = 1 << 32
+
+// Outrun is for the start after an import: the server went on after what is on disk was
+// written, so devices may have counted further. Nobody knows how far, but not that far.
+func (c *Counters) Outrun(devices []message.DeviceID) error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	for _, id := range devices {
+		m := c.Device(id)
+		counter, _ := m.Mark()
+		m.limit.Store(min(counter, message.MaxCounter-importBlock) + importBlock)
+		m.sure.Store(false)
+	}
+	return c.writeMarks()
 }
 
 // Mark is how far a device has counted, between two processes.

@@ -51,6 +51,8 @@ func (sp *Spool) fileLoop(committed, told <-chan struct{}) error {
 		select {
 		case <-sp.fileSoon:
 			sp.file(pressed)
+		case s := <-sp.still:
+			s.done <- s.do()
 		case <-sp.active:
 			if !armed {
 				armed = true

@@ -59,6 +59,7 @@ type store struct {
 	off       int       // where the next batch goes
 	dones     []doneRef // Dones here of entries in queue files
 	abandoned bool      // it has no end: a write or sync failed, or a process did
+	kept      bool      // somebody copies it: it is not written over
 }
 
 // doneRef is a Done that must be said again when its journal file is recycled,
@@ -252,7 +253,7 @@ func (j *journal) recycleLocked(stopping bool) (again []op) {
 			break
 		}
 		j.files = j.files[1:]
-		if s.abandoned || len(j.spares) >= 2 && !j.filing {
+		if s.abandoned || s.kept || len(j.spares) >= 2 && !j.filing {
 			durable.Remove(s.f.Name())
 			s.f.Close()
 			continue

@@ -137,6 +137,7 @@ type Spool struct {
 	unfiled   []*Queue      // queues with entries in the journal
 	fileSoon  chan struct{} // file now
 	active    chan struct{} // file after quiet
+	still     chan still    // do something while nothing is filed
 
 	reserveMu sync.Mutex
 	reserved  bool
@@ -173,6 +174,7 @@ func Open(dir string, o Options) (*Spool, error) {
 		stirred:  make(chan struct{}, 1),
 		fileSoon: make(chan struct{}, 1),
 		active:   make(chan struct{}, 1),
+		still:    make(chan still),
 	}
 	sp.handFree.L = &sp.handMu
 	sp.SetLimits(Limits{o.Quota, o.Total, o.Hand, o.MaxAge})
