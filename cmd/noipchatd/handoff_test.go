@@ -425,8 +425,11 @@ func TestHandoffConfiguration(t *testing.T) {
 // way of it: no connection ends, no link does, be it a command's, and nothing is lost,
 // repeated or reordered.
 func TestHandoffLinks(t *testing.T) {
-	const links, handoffs = 10, 20
-	birds, here := 2*(links+1), 1
+	const links = 10
+	handoffs, birds, here := 20, 2*(links+1), 1
+	if testing.Short() {
+		handoffs = 5
+	}
 	if os.Getenv("NOIPCHAT_LONG") != "" {
 		birds, here = 1010, 100 // of which 1,000 are at the hub
 	}

@@ -214,7 +214,7 @@ func TestEarlyReports(t *testing.T) {
 	if have := states(status(t, s, m.ID)); !m.Out || !slices.Equal(have, []message.State{message.Delivered, message.Held}) {
 		t.Errorf("it came as %+v, with %v", m, have)
 	}
-	for i := range uint64(40) {
+	for i := range uint64(maxEarly/message.MaxRanges + 1) {
 		var many []message.Range
 		for j := range uint64(message.MaxRanges) {
 			n := 1000 + 2*(i*message.MaxRanges+j)
