@@ -197,7 +197,8 @@ func FuzzHandshake(f *testing.F) {
 		}
 		near.Close()
 		s := <-done
-		if s.err == nil && (!honest || s.hello.Method == 0) {
+		replayed := s.hello.Key == clientKey.Public() // in the corpus, which works because our part of the exchange is always the same here
+		if s.err == nil && (!honest && !replayed || s.hello.Method == 0) {
 			t.Fatalf("random bytes have logged in: %+v", s.hello)
 		}
 	})
