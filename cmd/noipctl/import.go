@@ -227,7 +227,7 @@ func (i *importing) begin(m backup.Manifest) error {
 	if err := unix.Statfs(i.state, &disk); err != nil {
 		return err
 	}
-	if free := int64(disk.Bavail) * disk.Bsize; m.Bytes > free {
+	if free := int64(disk.Bavail) * int64(disk.Bsize); m.Bytes > free {
 		return &cli.Error{Code: cli.ExitIO, Err: fmt.Errorf("%s needs %s, and there are %s on the disk of %s", m.Server, cli.Size(m.Bytes), cli.Size(free), i.state), Hint: "make room there: df -h"}
 	}
 	return os.Mkdir(filepath.Join(i.state, waiting), 0o700)
