@@ -15,16 +15,27 @@ func (q *Queue) Rest(e *Entry, wait time.Duration) {
 	if e.flags&done != 0 {
 		return
 	}
-	e.flags = e.flags&^given | resting
-	if e.tries == 0 {
-		q.kept++
-	}
-	e.tries = min(e.tries, 254) + 1
-	e.due = q.sp.steady() + uint32(wait/time.Second)
+	e.flags &^= given
+	q.triedLocked(e, min(e.tries, 254)+1)
 	if e.flags&isDurable != 0 {
 		e.raw = nil
 		q.sp.expireAt(e)
 	}
+	q.restLocked(e, uint32(wait/time.Second))
+}
+
+// triedLocked notes how often an entry has rested.
+func (q *Queue) triedLocked(e *Entry, tries uint8) {
+	if e.tries == 0 && tries > 0 {
+		q.kept++
+	}
+	e.tries = tries
+}
+
+// restLocked has an entry rest for some seconds.
+func (q *Queue) restLocked(e *Entry, wait uint32) {
+	e.flags |= resting
+	e.due = q.sp.steady() + wait
 	if q.wakes == 0 || e.due < q.wakes {
 		q.wakes = e.due
 	}

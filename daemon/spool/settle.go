@@ -108,17 +108,12 @@ func (sp *Spool) Resume(all []Rested) {
 		q := sp.Queue(r.Queue)
 		q.mu.Lock()
 		if e := q.findLocked(r.Priority, r.Seq); e != nil {
-			e.tries = r.Tries
+			q.triedLocked(e, r.Tries)
 			if r.Open != 0 {
 				e.open = r.Open
 			}
 			if r.Wait > 0 {
-				e.flags |= resting
-				e.due = sp.steady() + r.Wait
-				if q.wakes == 0 || e.due < q.wakes {
-					q.wakes = e.due
-				}
-				lower(&sp.rested, e.due)
+				q.restLocked(e, r.Wait)
 			}
 		}
 		q.mu.Unlock()

@@ -109,6 +109,9 @@ func TestRested(t *testing.T) {
 	other := open(t, snapshot(t, dir), Options{})
 	other.sp.Resume(all)
 	q = other.sp.Queue("server2")
+	if kept := q.Info().Kept; kept != 1 {
+		t.Errorf("%d have rested", kept)
+	}
 	q.Attach(p)
 	for e, raw, _ := q.Next(p, message.MaxEnvelope, message.Priorities); e != nil; e, raw, _ = q.Next(p, message.MaxEnvelope, message.Priorities) {
 		if n := counterOf(t, raw); n != 3 && n != 2 { // the second may be on the disk still
