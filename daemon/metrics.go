@@ -143,14 +143,14 @@ func (f figures) Collect(ch chan<- prometheus.Metric) {
 	for i := range simple {
 		ch <- prometheus.MustNewConstMetric(simple[i].desc, simple[i].kind, simple[i].value(f.d))
 	}
-	for _, s := range f.d.federation.States() {
+	all := f.d.federation.Figures()
+	for _, s := range all.Peers {
 		for i := range ofPeers {
 			if s.Configured || s.Up {
 				ch <- prometheus.MustNewConstMetric(ofPeers[i].desc, ofPeers[i].kind, ofPeers[i].value(&s), s.Name)
 			}
 		}
 	}
-	all := f.d.federation.Figures()
 	for i := range ofAll {
 		ch <- prometheus.MustNewConstMetric(ofAll[i].desc, ofAll[i].kind, ofAll[i].value(&all))
 	}

@@ -180,9 +180,9 @@ func (d *Daemon) Reach(ctx context.Context) ([]control.Reach, error) {
 	var g errgroup.Group
 	var mu sync.Mutex
 	var all []control.Reach
-	asked := 0
+	linked, asked := d.federation.Names(), 0
 	for _, p := range d.conf().Peers {
-		if !slices.Contains(d.federation.Names(), p.Name) || asked == askedPeers {
+		if !slices.Contains(linked, p.Name) || asked == askedPeers {
 			continue
 		}
 		asked++

@@ -76,11 +76,7 @@ func stages(m *client.Message, r *client.Recipient) (all []stage) {
 	}
 	add(message.Held, r.Held, "")
 	add(message.Delivered, r.Delivered, way)
-	detail := r.Reason
-	if r.Code != 0 && detail == "" {
-		detail = r.Code.String()
-	}
-	add(r.State, r.At, detail)
+	add(r.State, r.At, because(*r))
 	return all
 }
 

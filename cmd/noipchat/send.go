@@ -294,8 +294,9 @@ func verdict(m client.Message, goal message.State, err, offline error) error {
 	}
 }
 
+// because is why somebody will not get a message; "": that isn't so.
 func because(r client.Recipient) string {
-	if r.Reason == "" {
+	if r.Code != 0 && r.Reason == "" {
 		return r.Code.String()
 	}
 	return r.Reason

@@ -301,20 +301,16 @@ func (i *importing) meet() (err error) {
 
 // answers tells whether a server with a key is at an address.
 func answers(ctx context.Context, address string, key identity.PublicKey) bool {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	dialling, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	conn, err := transport.Dial(ctx, "tcp", "", address)
+	conn, err := transport.Dial(dialling, "tcp", "", address)
 	if err != nil {
 		return false
 	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(5 * time.Second))
-	same := false
-	wire.Open(conn, identity.NewKey(), func(h wire.ServerHello) (wire.ClientHello, error) {
-		same = [32]byte(h.Key[:32]) == [32]byte(key[:32]) // the half that is proved
-		return wire.ClientHello{}, errors.New("that is all")
-	})
-	return same
+	asking, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	h, err := wire.Ask(asking, conn, identity.NewKey())
+	return err == nil && [32]byte(h.Key[:32]) == [32]byte(key[:32]) // the half that is proved
 }
 
 // settle moves what is complete into its places, or takes it back.

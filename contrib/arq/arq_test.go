@@ -91,6 +91,34 @@ func client(l *end, id uint16) (net.Conn, <-chan error) {
 	return near, done
 }
 
+// serving serves connections at b; over ends that, without an error, and the line.
+func serving(t *testing.T, a, b *end, wait time.Duration, start func(context.Context) (io.ReadWriteCloser, error)) (over func()) {
+	heard := make(chan frame)
+	go listen(b, heard)
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- serve(ctx, b, heard, 4, wait, start) }()
+	return func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		close(a.way)
+		close(b.way)
+		synctest.Wait()
+	}
+}
+
+// pipes starts a pipe for each connection, whose other end comes by the channel.
+func pipes() (start func(context.Context) (io.ReadWriteCloser, error), streams <-chan net.Conn) {
+	c := make(chan net.Conn, 1)
+	return func(context.Context) (io.ReadWriteCloser, error) {
+		one, other := net.Pipe()
+		c <- other
+		return one, nil
+	}, c
+}
+
 // TestOverRadio talks both ways over a line with byte errors: all arrives, once and in
 // order; and then the line is silent.
 func TestOverRadio(t *testing.T) {
@@ -98,18 +126,8 @@ func TestOverRadio(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r, a, b := line(loss)
 			near, done := client(a, 77)
-			heard := make(chan frame)
-			go listen(b, heard)
-			ctx, cancel := context.WithCancel(t.Context())
-			streams := make(chan net.Conn, 1)
-			served := make(chan error, 1)
-			go func() {
-				served <- serve(ctx, b, heard, 4, 8*time.Second, func(context.Context) (io.ReadWriteCloser, error) {
-					one, other := net.Pipe()
-					streams <- other
-					return one, nil
-				})
-			}()
+			pipe, streams := pipes()
+			over := serving(t, a, b, 8*time.Second, pipe)
 			up, down := make([]byte, 5000), make([]byte, 3000)
 			for i := range up {
 				up[i] = byte(i * 7) // with marks and escapes
@@ -145,13 +163,7 @@ func TestOverRadio(t *testing.T) {
 			if err := <-done; err != nil {
 				t.Errorf("the client's end: %v", err)
 			}
-			cancel()
-			if err := <-served; err != nil {
-				t.Error(err)
-			}
-			close(a.way)
-			close(b.way)
-			synctest.Wait()
+			over()
 		})
 	}
 }
@@ -163,25 +175,15 @@ func TestFirstLost(t *testing.T) {
 		r, a, b := line(0)
 		r.dead = true
 		near, done := client(a, 1)
-		heard := make(chan frame)
-		go listen(b, heard)
-		ctx, cancel := context.WithCancel(t.Context())
-		connected := make(chan net.Conn)
-		served := make(chan error, 1)
-		go func() {
-			served <- serve(ctx, b, heard, 4, 8*time.Second, func(context.Context) (io.ReadWriteCloser, error) {
-				one, other := net.Pipe()
-				connected <- other
-				return one, nil
-			})
-		}()
+		pipe, streams := pipes()
+		over := serving(t, a, b, 8*time.Second, pipe)
 		start := time.Now()
 		go near.Write([]byte("hello?"))
 		time.Sleep(3 * time.Second) // of the bubble: the frame is through, and lost
 		r.word <- struct{}{}
 		r.dead = false
 		<-r.word
-		far := <-connected
+		far := <-streams
 		if _, err := io.ReadFull(far, make([]byte, 6)); err != nil {
 			t.Error(err)
 		}
@@ -192,13 +194,7 @@ func TestFirstLost(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		cancel()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-		close(a.way)
-		close(b.way)
-		synctest.Wait()
+		over()
 	})
 }
 
@@ -223,28 +219,16 @@ func TestDeadLine(t *testing.T) {
 func TestForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, a, b := line(0)
-		heard := make(chan frame)
-		go listen(b, heard)
-		ctx, cancel := context.WithCancel(t.Context())
-		served := make(chan error, 1)
-		go func() {
-			served <- serve(ctx, b, heard, 4, time.Second, func(context.Context) (io.ReadWriteCloser, error) {
-				return nil, errors.New("no server")
-			})
-		}()
+		over := serving(t, a, b, time.Second, func(context.Context) (io.ReadWriteCloser, error) {
+			return nil, errors.New("no server")
+		})
 		_, done := client(a, 2)
 		a.Write((&frame{id: 2, bits: counts | begins | yours, data: []byte("x")}).append(nil)) // for which there is no server
 		a.Write((&frame{id: 2, bits: counts | yours, number: 7, data: []byte("x")}).append(nil))
 		if err := <-done; !errors.Is(err, errUnknown) {
 			t.Error(err)
 		}
-		cancel()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-		close(a.way)
-		close(b.way)
-		synctest.Wait()
+		over()
 	})
 }
 

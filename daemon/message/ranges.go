@@ -1,6 +1,7 @@
 package message
 
 import (
+	"iter"
 	"slices"
 	"sort"
 )
@@ -66,6 +67,19 @@ func (s Ranges) Missing(n uint64) uint64 {
 		return s[i].Last + 1
 	}
 	return n
+}
+
+// All goes through the numbers of the set as they rise, but not through more than limit.
+func (s Ranges) All(limit int) iter.Seq[uint64] {
+	return func(yield func(uint64) bool) {
+		for _, g := range s {
+			for n := g.First; n <= g.Last; n++ {
+				if limit--; limit < 0 || !yield(n) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // AppendRanges appends an array of each range's first number and its count.

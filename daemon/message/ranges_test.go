@@ -1,7 +1,9 @@
 package message
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -47,5 +49,15 @@ func TestRangesAtTheEnd(t *testing.T) {
 	}
 	if len(s) != 1 || s[0] != (Range{1<<63 - 3, 1<<63 - 1}) {
 		t.Errorf("%v", s)
+	}
+}
+
+// TestRangesAll: all numbers rise, and end with the limit.
+func TestRangesAll(t *testing.T) {
+	s := Ranges{{1, 3}, {7, 7}, {9, 1<<63 - 1}}
+	for limit, want := range map[int]string{0: "[]", 2: "[1 2]", 6: "[1 2 3 7 9 10]"} {
+		if have := fmt.Sprint(slices.Collect(s.All(limit))); have != want {
+			t.Errorf("the first %d are %s", limit, have)
+		}
 	}
 }

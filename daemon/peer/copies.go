@@ -56,22 +56,21 @@ func (c *copies) restore() {
 			c.flood.AddPeer(id)
 		}
 		q.Recall(func(raw []byte) (open uint64) {
-			passage, open, envelope, err := message.Unpack(raw)
-			var e message.Envelope
-			if err != nil || e.Parse(envelope) != nil || e.Kind != message.Text {
-				return open
+			x, ok := readCopy(raw)
+			if !ok || x.e.Kind != message.Text {
+				return x.open
 			}
-			copied := route.Copy{ID: copyID(serverOfCopy(envelope, open), envelope), To: serverOfCopy(envelope, open), Hops: int(passage.Hops), Size: len(raw)}
-			if n := len(passage.Path); e.From.Server() != c.p.o.Home && n > 1 {
-				copied.Origin = passage.Path[n-2].Server
+			copied := route.Copy{ID: x.id, To: x.server, Hops: int(x.passage.Hops), Size: len(raw)}
+			if n := len(x.passage.Path); x.e.From.Server() != c.p.o.Home && n > 1 {
+				copied.Origin = x.passage.Path[n-2].Server
 				copied.From, _ = c.p.idOf(copied.Origin)
 				copied.From.Name = copied.Origin
 			}
-			kept[copied.ID] = copied
+			kept[x.id] = copied
 			if known {
-				queued[copied.ID] = append(queued[copied.ID], id)
+				queued[x.id] = append(queued[x.id], id)
 			}
-			return open
+			return x.open
 		})
 	}
 	for id, copied := range kept {
@@ -105,13 +104,27 @@ func copyID(server string, envelope []byte) route.ID {
 	return route.ID(sum[:16])
 }
 
-// serverOfCopy is the server whose users a copy is for.
-func serverOfCopy(envelope []byte, open uint64) string {
-	var e message.Envelope
-	if i := bits.TrailingZeros64(open); e.Parse(envelope) == nil && i < len(e.To) {
-		return e.To[i].Server()
+// written is what waits in a queue for copies, or may go there.
+type written struct {
+	passage message.Passage
+	open    uint64
+	e       message.Envelope
+	server  string // whose users it is for
+	id      route.ID
+}
+
+// readCopy reads what was put; with false only open is right, if that.
+func readCopy(packed []byte) (x written, ok bool) {
+	var envelope []byte
+	var err error
+	if x.passage, x.open, envelope, err = message.Unpack(packed); err != nil || x.e.Parse(envelope) != nil {
+		return x, false
 	}
-	return ""
+	if i := bits.TrailingZeros64(x.open); i < len(x.e.To) {
+		x.server = x.e.To[i].Server()
+	}
+	x.id = copyID(x.server, envelope)
+	return x, true
 }
 
 // spread gives peers what no route is known for, and tells whether they alone are to
@@ -222,10 +235,11 @@ func (a *allOf) Settled(t *spool.Turn, _ uint64, s message.State, no *message.Re
 }
 
 // leaves tells how many servers a copy that leaves now may cross after the next one.
-func (c *copies) leaves(l *link, e *spool.Entry, envelope []byte, open uint64, came uint8) uint8 {
+func (c *copies) leaves(l *link, e *spool.Entry, raw []byte, came uint8) uint8 {
+	x, _ := readCopy(raw)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	hops := c.flood.Hops(copyID(serverOfCopy(envelope, open), envelope))
+	hops := c.flood.Hops(x.id)
 	if hops == 0 { // a reply, or it is here since before the start
 		return came
 	}
@@ -242,11 +256,9 @@ func (c *copies) acked(t *spool.Turn, l *link, q *spool.Queue, e *spool.Entry, s
 			return
 		}
 	}
-	_, open, envelope, err := message.Unpack(q.Raw(e))
-	if err == nil {
-		id := copyID(serverOfCopy(envelope, open), envelope)
+	if x, ok := readCopy(q.Raw(e)); ok {
 		c.mu.Lock()
-		again, _ := c.flood.Acked(id, l.id, l.copies[e])
+		again, _ := c.flood.Acked(x.id, l.id, l.copies[e])
 		delete(l.copies, e)
 		c.mu.Unlock()
 		if again {
@@ -277,12 +289,8 @@ func (c *copies) arrived(t *spool.Turn, r *message.Report) {
 		if q == nil {
 			continue
 		}
-		budget := maxArrived
-		for _, g := range r.Counters {
-			for n := g.First; n <= g.Last && budget > 0; n++ {
-				budget--
-				c.end(t, q, r, n)
-			}
+		for n := range r.Counters.All(maxArrived) {
+			c.end(t, q, r, n)
 		}
 	}
 }
@@ -293,16 +301,15 @@ func (c *copies) end(t *spool.Turn, q *spool.Queue, r *message.Report, counter u
 	if entry == nil {
 		return
 	}
-	_, open, envelope, err := message.Unpack(packed)
-	var e message.Envelope
-	if err != nil || e.Parse(envelope) != nil {
+	x, ok := readCopy(packed)
+	if !ok {
 		return
 	}
-	for i, to := range e.To {
+	for i, to := range x.e.To {
 		if to == r.Receiver && q.Open(entry)&(1<<i) != 0 && q.Narrow(entry, 1<<i) == 0 {
 			q.End(t, entry, message.Held)
 			c.mu.Lock()
-			c.flood.Drop(copyID(serverOfCopy(envelope, open), envelope))
+			c.flood.Drop(x.id)
 			c.mu.Unlock()
 		}
 	}
@@ -335,30 +342,27 @@ func (c *copies) addPeer(t *spool.Turn, peer route.Server) {
 	p.mu.Unlock()
 	for _, q := range queues {
 		for _, it := range q.Items(message.ID{}, 1<<20) {
-			passage, open, envelope, err := message.Unpack(it.Envelope)
-			var e message.Envelope
-			if err != nil || e.Parse(envelope) != nil || e.Kind != message.Text {
+			x, ok := readCopy(it.Envelope)
+			if !ok || x.e.Kind != message.Text {
 				continue
 			}
-			server := serverOfCopy(envelope, open)
-			id := copyID(server, envelope)
 			var pass []route.Server
 			var owner spool.Owner = nobody{}
-			if kept[id] {
+			if kept[x.id] {
 				pass = []route.Server{peer}
-				delete(kept, id)
-				if !spool.IsCopies(q.Name()) && e.From.Server() != p.o.Home { // it waited for somebody to be passed to
+				delete(kept, x.id)
+				if !spool.IsCopies(q.Name()) && x.e.From.Server() != p.o.Home { // it waited for somebody to be passed to
 					owner = &allOf{owner: &moved{q, it.ID}}
 				}
-			} else if e.From.Server() == p.o.Home {
+			} else if x.e.From.Server() == p.o.Home {
 				c.mu.Lock()
-				_, pass = c.flood.Offer(route.Copy{ID: id, To: server, Hops: int(passage.Hops), Size: len(it.Envelope)})
+				_, pass = c.flood.Offer(route.Copy{ID: x.id, To: x.server, Hops: int(x.passage.Hops), Size: len(it.Envelope)})
 				c.mu.Unlock()
 			}
 			if it.Age >= it.Life { // the clock isn't believed: it would have expired
 				it.Age = 0
 			}
-			c.put(t, pass, spool.Put{Raw: it.Envelope, Priority: it.Priority, Age: uint32(it.Age.Seconds()), Life: uint32(it.Life.Seconds()), Open: open}, owner)
+			c.put(t, pass, spool.Put{Raw: it.Envelope, Priority: it.Priority, Age: uint32(it.Age.Seconds()), Life: uint32(it.Life.Seconds()), Open: x.open}, owner)
 		}
 	}
 }

@@ -410,7 +410,7 @@ func (l *link) Stamp(out []pump.Outgoing) {
 		}
 		unrouted := spool.IsCopies(o.Queue.Name())
 		if unrouted {
-			p.Hops = l.p.copies.leaves(l, o.Entry, o.Envelope, open, p.Hops)
+			p.Hops = l.p.copies.leaves(l, o.Entry, o.Raw, p.Hops)
 		}
 		if len(p.Path) == 1 && l.leadsOn(o) {
 			prove = append(prove, i)

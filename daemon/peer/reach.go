@@ -162,20 +162,14 @@ func (l *link) try(ctx context.Context, address string) string {
 	if err != nil {
 		return why(err)
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	enough := errors.New("that was all")
-	_, err = wire.Open(conn, l.p.o.Key, func(h wire.ServerHello) (wire.ClientHello, error) {
-		if h.Key != l.key {
-			return wire.ClientHello{}, fmt.Errorf("another server answers there: %s, with the key %s", h.Name, h.Key.Fingerprint())
-		}
-		return wire.ClientHello{}, enough
-	})
-	if errors.Is(err, enough) {
-		return ""
+	h, err := wire.Ask(ctx, conn, l.p.o.Key)
+	switch {
+	case err != nil:
+		return why(err)
+	case h.Key != l.key:
+		return fmt.Sprintf("another server answers there: %s, with the key %s", h.Name, h.Key.Fingerprint())
 	}
-	return why(err)
+	return ""
 }
 
 // why is an error without the addresses that are in it, on both ends.

@@ -42,10 +42,14 @@ func (l *Load) add(i spool.Info) {
 }
 
 // States describes the peers, by name.
-func (p *Peers) States() (all []State) {
+func (p *Peers) States() []State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	loads, _ := p.loadsLocked()
+	return p.statesLocked(loads)
+}
+
+func (p *Peers) statesLocked(loads map[string]*Load) (all []State) {
 	for _, name := range slices.Sorted(maps.Keys(p.peers)) {
 		e := p.peers[name]
 		s := State{Name: name, Dialing: e.dialing, Err: e.err, Since: e.since, Next: e.next,
@@ -94,8 +98,9 @@ func (p *Peers) loadsLocked() (loads map[string]*Load, stuck Load) {
 	return loads, stuck
 }
 
-// Figures describe all peers together.
+// Figures describe all peers together, and each.
 type Figures struct {
+	Peers     []State
 	Routes    int    // servers that a way leads to
 	Limited   uint64 // requests for routes that came too fast, and what was too large
 	Impostors uint64 // servers that came with another key than the one known
@@ -115,7 +120,9 @@ func (p *Peers) Figures() Figures {
 			f.Routes++
 		}
 	}
-	_, f.Stuck = p.loadsLocked()
+	var loads map[string]*Load
+	loads, f.Stuck = p.loadsLocked() // it looks at all that waits, if that has rested
+	f.Peers = p.statesLocked(loads)
 	p.mu.Unlock()
 	c := p.copies
 	c.mu.Lock()

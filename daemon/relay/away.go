@@ -275,30 +275,26 @@ func (r *Relay) answered(t *spool.Turn, e *message.Envelope, a *Arrival) {
 		no = message.Refuse(p.Code, "%s", p.Reason)
 	}
 	state := min(p.State, message.Delivered)
-	budget := uint64(maxAnswered)
-	for _, g := range p.Counters {
-		for n := g.First; n <= g.Last && budget > 0; n++ {
-			budget--
-			entry, packed := q.ByAuthor(p.Device, n)
-			if entry == nil {
+	for n := range p.Counters.All(maxAnswered) {
+		entry, packed := q.ByAuthor(p.Device, n)
+		if entry == nil {
+			continue
+		}
+		_, env, open, err := unpacked(packed)
+		if err != nil {
+			continue
+		}
+		q.SetOpen(entry, open)
+		for i, to := range env.To {
+			if to != p.Receiver || q.Open(entry)&(1<<i) == 0 {
 				continue
 			}
-			_, env, open, err := unpacked(packed)
-			if err != nil {
+			if p.State == message.Held {
+				r.remember(Event{ID: message.IDOf(env.Raw), Receiver: to, State: p.State, Path: p.Path})
 				continue
 			}
-			q.SetOpen(entry, open)
-			for i, to := range env.To {
-				if to != p.Receiver || q.Open(entry)&(1<<i) == 0 {
-					continue
-				}
-				if p.State == message.Held {
-					r.remember(Event{ID: message.IDOf(env.Raw), Receiver: to, State: p.State, Path: p.Path})
-					continue
-				}
-				if left, _ := r.settle(t, q, entry, &env, message.IDOf(env.Raw), i, state, no, p.Path); left == 0 {
-					q.End(t, entry, state)
-				}
+			if left, _ := r.settle(t, q, entry, &env, message.IDOf(env.Raw), i, state, no, p.Path); left == 0 {
+				q.End(t, entry, state)
 			}
 		}
 	}

@@ -62,11 +62,7 @@ func (p *passed) heard(report *message.Report) {
 	if len(p.now)+len(p.old) == 0 {
 		return
 	}
-	budget := maxPassed
-	for _, g := range report.Counters {
-		for n := g.First; n <= g.Last && budget > 0; n++ {
-			budget--
-			p.takeLocked(passage{report.Device, n, report.Receiver.Server()})
-		}
+	for n := range report.Counters.All(maxPassed) {
+		p.takeLocked(passage{report.Device, n, report.Receiver.Server()})
 	}
 }

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/transport"
 )
 
@@ -217,6 +219,22 @@ func (c *Conn) Transport() transport.Conn { return c.conn }
 
 // Bytes returns how much was read and written since the handshake, sealed.
 func (c *Conn) Bytes() (read, written uint64) { return c.read.Load(), c.written.Load() }
+
+// Ask shakes hands with a server until that has said who it is, and leaves: it closes conn.
+func Ask(ctx context.Context, conn transport.Conn, key identity.Key) (h ServerHello, err error) {
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	enough := errors.New("that was all")
+	_, err = Open(conn, key, func(said ServerHello) (ClientHello, error) {
+		h = said
+		return ClientHello{}, enough
+	})
+	if errors.Is(err, enough) {
+		err = nil
+	}
+	return h, err
+}
 
 // ReceiveWelcome waits for the answer to our hello. What came behind it is to be handled
 // as if Receive had given it. A refusal is the error, too.
