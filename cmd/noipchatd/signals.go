@@ -23,9 +23,15 @@ func listen() *signals {
 		reload: make(chan os.Signal, 1), handoff: make(chan os.Signal, 1), end: make(chan os.Signal, 2),
 		heard: make(chan chan bool),
 	}
+	// While deafen takes the handlers away, the runtime passes a signal on to whoever had it
+	// before it was listened to; by itself that is the end of the process.
+	signal.Ignore(ownSignals...)
 	s.hear()
 	return s
 }
+
+// ownSignals are those that are no end.
+var ownSignals = []os.Signal{syscall.SIGHUP, syscall.SIGUSR2}
 
 func (s *signals) hear() {
 	signal.Notify(s.reload, syscall.SIGHUP)
@@ -39,7 +45,7 @@ func (s *signals) hear() {
 // them end the process. One that asks for an end is obeyed at once from here on: all is
 // on disk.
 func (s *signals) deafen() bool {
-	signal.Ignore(syscall.SIGHUP, syscall.SIGUSR2)
+	signal.Ignore(ownSignals...)
 	signal.Stop(s.end)
 	answer := make(chan bool)
 	s.heard <- answer
