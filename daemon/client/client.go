@@ -183,7 +183,7 @@ const kickedWait = time.Second
 func (c *Client) Run(ctx context.Context) error {
 	wait := c.o.FirstWait
 	for {
-		up, err := c.connect(ctx)
+		up, worked, err := c.connect(ctx)
 		c.change(func() { c.link, c.lastErr = nil, err })
 		if Final(err) {
 			return err
@@ -191,7 +191,7 @@ func (c *Client) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if up > wait {
+		if worked || up > wait {
 			wait = c.o.FirstWait // who lets us in and drops us at once does not get here for long
 		}
 		pause, asked := message.Pause(wait, err)
@@ -218,8 +218,8 @@ func (c *Client) Run(ctx context.Context) error {
 }
 
 // connect tries the addresses in turn, and converses over the first that works
-// until that ends; up is how long that was.
-func (c *Client) connect(ctx context.Context) (up time.Duration, err error) {
+// until that ends; up is how long that was, and worked whether anything was acked.
+func (c *Client) connect(ctx context.Context) (up time.Duration, worked bool, err error) {
 	errs := []error{fmt.Errorf("no address of %s is known", c.account.Address.Server())}
 	for i, address := range c.account.Servers {
 		if i == 0 {
@@ -235,7 +235,7 @@ func (c *Client) connect(ctx context.Context) (up time.Duration, err error) {
 		}
 		c.o.Log.Info("no session by this address", "error", err)
 	}
-	return 0, errors.Join(errs...)
+	return 0, false, errors.Join(errs...)
 }
 
 // meet checks who answers, and says who we are.

@@ -95,8 +95,8 @@ func delay(f flight, due time.Time) (delayed, error) {
 }
 
 // converse is a session from its welcome, or on a slow line from before it, to its
-// end, and tells how long it was up.
-func (c *Client) converse(ctx context.Context, m meeting) (up time.Duration, err error) {
+// end, and tells how long it was up, and whether anything was acked, by either side.
+func (c *Client) converse(ctx context.Context, m meeting) (up time.Duration, worked bool, err error) {
 	l := &link{
 		c: c, conn: m.conn, hello: m.hello, address: m.address, early: m.early, began: time.Now(), first: 1, next: 1,
 		flights: map[uint64]*flight{}, vetted: map[string]bool{}, calls: map[uint64]chan wire.Reply{}, slow: m.conn.Slow(),
@@ -128,11 +128,12 @@ func (c *Client) converse(ctx context.Context, m meeting) (up time.Duration, err
 		close(call)
 	}
 	l.calls = nil
+	worked = l.received > 0 || l.first > 1
 	l.mu.Unlock()
 	if err == nil || errors.Is(err, io.EOF) {
 		err = errors.New("the connection was closed")
 	}
-	return up, fmt.Errorf("%s: %w", m.address, err)
+	return up, worked, fmt.Errorf("%s: %w", m.address, err)
 }
 
 // enter begins the session: the home lets us in.

@@ -63,6 +63,12 @@ func meet(p *Peers, e *peer) func(wire.ServerHello) (wire.ClientHello, error) {
 	}
 }
 
+// carried tells whether anything was acked by either side.
+func (l *link) carried() bool {
+	total, _ := l.Totals()
+	return total.Submitted+total.Acked > 0
+}
+
 // know tells whether a server may have a link, with the key that it has proved to have.
 func (p *Peers) know(name string, key identity.PublicKey) error {
 	_, err := p.o.Servers.Meet(name, key)

@@ -379,8 +379,8 @@ func (p *Peers) keep(ctx context.Context, e *peer, conf Peer, atOnce bool) {
 			return
 		}
 		began := time.Now()
-		met, err := p.dial(ctx, e, conf)
-		if met && time.Since(began) > wait {
+		l, err := p.dial(ctx, e, conf)
+		if l != nil && (time.Since(began) > wait || l.carried()) {
 			wait = p.o.FirstWait // who takes us in and drops us at once does not get here for long
 		}
 		if ctx.Err() != nil {
@@ -389,7 +389,7 @@ func (p *Peers) keep(ctx context.Context, e *peer, conf Peer, atOnce bool) {
 		pause, _ := message.Pause(wait, err)
 		p.mu.Lock()
 		if err != nil {
-			if !met {
+			if l == nil {
 				e.fails++
 			}
 			if e.link == nil { // else the other side has dialled meanwhile
@@ -459,16 +459,15 @@ func (p *Peers) waits(name string) bool {
 	return p.copiesWait(name)
 }
 
-// dial tries the ways in turn, and has the link until it ends. met tells whether there
-// was one.
-func (p *Peers) dial(ctx context.Context, e *peer, conf Peer) (met bool, err error) {
+// dial tries the ways in turn, and has the link until it ends, if there was one.
+func (p *Peers) dial(ctx context.Context, e *peer, conf Peer) (*link, error) {
 	var errs []error
 	for i := range conf.Ways {
 		way := &conf.Ways[i]
 		p.mu.Lock()
 		if ctx.Err() != nil { // before Still waits
 			p.mu.Unlock()
-			return false, ctx.Err()
+			return nil, ctx.Err()
 		}
 		e.dialing = true
 		p.dials.Add(1)
@@ -482,9 +481,9 @@ func (p *Peers) dial(ctx context.Context, e *peer, conf Peer) (met bool, err err
 			errs = append(errs, fmt.Errorf("%s: %w", way.Address, err))
 			continue
 		}
-		return true, p.converse(l)
+		return l, p.converse(l)
 	}
-	return false, errors.Join(errs...)
+	return nil, errors.Join(errs...)
 }
 
 // wanted is told by the relay that something waits for a server whom nobody pumps.

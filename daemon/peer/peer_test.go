@@ -288,6 +288,29 @@ func TestBackoff(t *testing.T) {
 	})
 }
 
+// TestShortLinks: links that never hold for long, and carry something each time, come back
+// as soon as they can.
+func TestShortLinks(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		w.link("a", "b", 0)
+		w.servers["a"].linked("b")
+		alice, bob := w.enter("alice", "a").come(), w.enter("bob", "b").come()
+		for n := range 12 {
+			m := alice.send("quick", bob)
+			time.Sleep(time.Second)
+			alice.learns(m, bob, message.Delivered)
+			w.plug("a", "b", false)
+			time.Sleep(time.Second)
+			w.plug("a", "b", true)
+			time.Sleep(time.Second)
+			if names := w.servers["a"].peers.Names(); len(names) != 1 {
+				t.Fatalf("a second after outage %d there are links to %q", n+1, names)
+			}
+		}
+	})
+}
+
 // TestCopiesForTwoServers: of a message for users of two servers that no route leads to, both
 // have copies that wait in the same queues, also over restarts.
 func TestCopiesForTwoServers(t *testing.T) {

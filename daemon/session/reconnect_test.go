@@ -95,6 +95,29 @@ func TestReconnect(t *testing.T) {
 	})
 }
 
+// TestManyRestarts: a server that is gone every other second is found again at once by who
+// got something from it each time.
+func TestManyRestarts(t *testing.T) {
+	scene(t, options{}, []string{"alice"}, func(t *testing.T, s *server, p []*person) {
+		d := &dialer{s: s}
+		s.add("bob")
+		alice, bob := p[0].come(), s.through("bob", d).come()
+		for range 12 {
+			m := alice.send("are you there?", bob)
+			time.Sleep(time.Second)
+			alice.learns(m, bob.address(), message.Delivered)
+			d.cut()
+			time.Sleep(time.Second)
+			asked := d.mend()
+			start := time.Now()
+			bob.until("a session", func() bool { up, _ := bob.c.Connected(); return up })
+			if late := time.Since(start); late > time.Second {
+				t.Fatalf("after %d attempts, it comes back %v after the server", len(asked), late)
+			}
+		}
+	})
+}
+
 // TestComeBackLater: a server that stops says when to come back, and is believed.
 func TestComeBackLater(t *testing.T) {
 	scene(t, options{}, []string{"alice"}, func(t *testing.T, s *server, p []*person) {
