@@ -133,7 +133,7 @@ func (d *Daemon) openState() (err error) {
 	var damaged []error
 	var both errgroup.Group // a handoff waits for them
 	both.Go(func() (err error) {
-		d.users, damaged, err = identity.OpenUsers(d.o.State, c.Name, identity.Options{Log: d.o.Log})
+		d.users, damaged, err = identity.OpenUsers(d.o.State, c.Name, identity.Options{Log: d.o.Log, Carried: d.o.Carried.users()})
 		return err
 	})
 	both.Go(func() (err error) {

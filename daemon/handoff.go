@@ -48,6 +48,7 @@ type Carried struct {
 	Sessions session.State
 	Links    peer.Carried
 	Rested   []spool.Rested
+	Users    identity.Carried
 	Tried    identity.Tried
 	Past     []control.Handoff
 
@@ -105,6 +106,13 @@ func (c *Carried) sockets() (all []systemd.Socket) {
 		all = append(all, systemd.Socket{Network: s.Kind, Address: s.Address, File: os.NewFile(uintptr(s.FD), s.Address)})
 	}
 	return all
+}
+
+func (c *Carried) users() identity.Carried {
+	if c == nil {
+		return nil
+	}
+	return c.Users
 }
 
 // epoch is what sessions count from.
@@ -201,7 +209,10 @@ func (d *Daemon) become(reason string, changes []string) error {
 			return d.host.Pause(quick)
 		}, d.host.Reclaim},
 		{"settle", func() error { return d.spool.Settle(quick) }, nothing},
-		{"export", func() error { return d.export(c, parcel) }, nothing},
+		{"export", func() error {
+			d.users.Freeze()
+			return d.export(c, parcel)
+		}, d.users.Thaw},
 		{"write", func() error { return parcel.Write(c) }, nothing},
 		{"show", func() error { return check.Show() }, nothing},
 		{"deafen", func() error {
@@ -255,7 +266,7 @@ func (d *Daemon) export(c *Carried, parcel *handoff.Parcel) (err error) {
 		return err
 	}
 	c.Marks = d.counters.Export()
-	c.Rested, c.Tried = d.spool.Rested(), d.users.Tried()
+	c.Rested, c.Users, c.Tried = d.spool.Rested(), d.users.Export(), d.users.Tried()
 	if c.Links, err = d.federation.Export(parcel.Keep); err != nil {
 		return err
 	}

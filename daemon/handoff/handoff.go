@@ -75,15 +75,24 @@ func (p *Parcel) Keep(c syscall.Conn) (copied int, err error) {
 
 // Write writes the state, once, and seals it.
 func (p *Parcel) Write(state any) error {
-	if _, err := p.state.Write(append(magic[:], writes)); err != nil {
-		return fmt.Errorf("writing the state: %w", err)
-	}
-	if err := gob.NewEncoder(p.state).Encode(state); err != nil {
-		return fmt.Errorf("writing the state: %w", err)
+	if err := Encode(p.state, state); err != nil {
+		return err
 	}
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
 	if _, err := unix.FcntlInt(p.state.Fd(), unix.F_ADD_SEALS, seals); err != nil {
 		return fmt.Errorf("sealing the state: %w", err)
+	}
+	return nil
+}
+
+// Encode writes a state with its version.
+func Encode(w io.Writer, state any) error {
+	_, err := w.Write(append(magic[:], writes))
+	if err == nil {
+		err = gob.NewEncoder(w).Encode(state)
+	}
+	if err != nil {
+		return fmt.Errorf("writing the state: %w", err)
 	}
 	return nil
 }
@@ -160,7 +169,11 @@ func read(f *os.File, state any) error {
 	if err != nil {
 		return fmt.Errorf("reading the state: %w", err)
 	}
-	r := io.NewSectionReader(f, 0, info.Size())
+	return Decode(io.NewSectionReader(f, 0, info.Size()), state)
+}
+
+// Decode reads what Encode has written, here or in another version of this program.
+func Decode(r io.Reader, state any) error {
 	var head [len(magic) + 1]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil || [8]byte(head[:8]) != magic {
 		return errors.New("reading the state: it is none")

@@ -188,7 +188,7 @@ func (u *Users) alter(name string, change func(*account) error) error {
 
 // store writes an account and makes it visible. The caller holds change.
 func (u *Users) store(a *account) error {
-	b, err := a.format()
+	b, err := formatJSON(a.record())
 	if err == nil {
 		err = durable.WriteFile(u.path(a.name), b, 0o600)
 	}

@@ -1,6 +1,8 @@
 package identity
 
 import (
+	"bytes"
+	"encoding/gob"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,7 +43,7 @@ func users(tb testing.TB, n int) string {
 		key[0], key[1] = byte(i), byte(i>>8)
 		u.o.Now = (&clock{now: epoch}).Now
 		a.devices = []*device{u.newDevice(key, "laptop")}
-		text, err := a.format()
+		text, err := formatJSON(a.record())
 		if err != nil {
 			tb.Fatal(err)
 		}
@@ -58,6 +60,26 @@ func BenchmarkOpenUsers10000(b *testing.B) {
 	for b.Loop() {
 		if u := open(b, dir, Options{}); len(u.logins) != 10_000 {
 			b.Fatal(len(u.logins))
+		}
+	}
+}
+
+// BenchmarkCarried10000 is what a handoff has of it, in both images.
+func BenchmarkCarried10000(b *testing.B) {
+	dir := users(b, 10_000)
+	u := open(b, dir, Options{})
+	b.ReportAllocs()
+	for b.Loop() {
+		var state bytes.Buffer
+		if err := gob.NewEncoder(&state).Encode(u.Export()); err != nil {
+			b.Fatal(err)
+		}
+		var all Carried
+		if err := gob.NewDecoder(&state).Decode(&all); err != nil {
+			b.Fatal(err)
+		}
+		if next := open(b, dir, Options{Carried: all}); len(next.logins) != 10_000 {
+			b.Fatal(len(next.logins))
 		}
 	}
 }

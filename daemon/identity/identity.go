@@ -39,6 +39,7 @@ type Options struct {
 	JoinsPerHour int              // of one address, in open mode; default 10
 	Now          func() time.Time // default time.Now
 	Log          *slog.Logger     // default: none
+	Carried      Carried          // of another image of the process, which had the lock: not read from the disk
 }
 
 // maxKeys bounds each of the counters of failures.

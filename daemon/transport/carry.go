@@ -6,15 +6,28 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Carried is a Conn between two images of one process: what the new one needs to make
 // it again of the descriptors that it has kept.
 type Carried struct {
-	FD      int
-	Line    Properties
-	Command *CarriedCommand // nil: it is none
+	FD            int
+	Line          Properties
+	Local, Remote Name
+	Command       *CarriedCommand // nil: it is none
 }
+
+// Name is an address as text.
+type Name struct{ Kind, Text string }
+
+func nameOf(a net.Addr) Name { return Name{a.Network(), a.String()} }
+
+// Network implements net.Addr.
+func (n Name) Network() string { return n.Kind }
+func (n Name) String() string  { return n.Text }
 
 // CarriedCommand is the program behind a Conn. It stays a child of the process.
 type CarriedCommand struct {
@@ -38,17 +51,16 @@ func Carry(c Conn, keep func(syscall.Conn) (int, error)) (k Carried, err error) 
 	if !ok {
 		return k, fmt.Errorf("a connection of type %T can't be handed on", c)
 	}
-	k.Line = s.line
+	k.Line, k.Local, k.Remote = s.line, nameOf(s.LocalAddr()), nameOf(s.RemoteAddr())
 	k.FD, err = keep(s.Conn.(syscall.Conn)) // newSocket has seen that it is one
 	return k, err
 }
 
 // Conn makes the Conn again, and owns the descriptors from then on, also after an error.
 func (k Carried) Conn(log *slog.Logger) (Conn, error) {
-	f := os.NewFile(uintptr(k.FD), "carried")
-	defer f.Close()
-	c, err := net.FileConn(f)
-	if err != nil {
+	c := carried{os.NewFile(uintptr(k.FD), "carried"), k.Local, k.Remote}
+	if err := c.SetDeadline(time.Time{}); err != nil { // what is open for the poller has deadlines
+		c.Close()
 		if k.Command != nil {
 			os.NewFile(uintptr(k.Command.Stderr), "carried").Close()
 		}
@@ -69,4 +81,26 @@ func (k Carried) Conn(log *slog.Logger) (Conn, error) {
 		return nil, err
 	}
 	return watch(&command{socket: s, name: k.Command.Name, pid: k.Command.PID, stderr: stderr, log: log}, process), nil
+}
+
+// carried is a socket that another image has made, with all its options. net.FileConn makes
+// the same of it, by some fifteen system calls.
+type carried struct {
+	*os.File
+	local, remote Name
+}
+
+func (c carried) LocalAddr() net.Addr  { return c.local }
+func (c carried) RemoteAddr() net.Addr { return c.remote }
+
+// CloseWrite is as net.TCPConn's.
+func (c carried) CloseWrite() (err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if e := raw.Control(func(fd uintptr) { err = unix.Shutdown(int(fd), unix.SHUT_WR) }); e != nil {
+		return e
+	}
+	return err
 }

@@ -93,10 +93,38 @@ func commands() network {
 	panic("no unix")
 }
 
+// carrying is TCP whose two ends were made by another image.
+func carrying() network {
+	n := networks()[0]
+	again := func(c Conn, err error) (Conn, error) {
+		if err != nil {
+			return nil, err
+		}
+		defer c.Close()
+		k, err := Carry(c, keepOpen)
+		if err != nil {
+			return nil, err
+		}
+		return k.Conn(nil)
+	}
+	listen, dial := n.listen, n.dial
+	n.name = "carried"
+	n.listen = func(t *testing.T) Listener { return secondHand{listen(t), again} }
+	n.dial = func(ctx context.Context, a net.Addr) (Conn, error) { return again(dial(ctx, a)) }
+	return n
+}
+
+type secondHand struct {
+	Listener
+	again func(Conn, error) (Conn, error)
+}
+
+func (l secondHand) Accept() (Conn, error) { return l.again(l.Listener.Accept()) }
+
 // everywhere runs a test on a connection of each network. Both ends are closed
 // after it, and no goroutine may be left.
 func everywhere(t *testing.T, test func(t *testing.T, a, b Conn)) {
-	for _, n := range append(networks(), commands()) {
+	for _, n := range append(networks(), commands(), carrying()) {
 		t.Run(n.name, func(t *testing.T) {
 			defer goleak.VerifyNone(t)
 			l := n.listen(t)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,8 +25,9 @@ import (
 // once, because one for each call would be an allocation for each message.
 type socket struct {
 	net.Conn
-	raw  syscall.RawConn
-	line Properties
+	raw    syscall.RawConn
+	line   Properties
+	closed atomic.Bool
 
 	read struct { // used by the one reader
 		lend     func() []byte
@@ -75,6 +77,32 @@ func (s *socket) Describe(line Properties) {
 	}
 }
 
+// Close implements net.Conn.
+func (s *socket) Close() error {
+	s.closed.Store(true)
+	return s.Conn.Close()
+}
+
+// Read implements net.Conn.
+func (s *socket) Read(b []byte) (int, error) {
+	n, err := s.Conn.Read(b)
+	return n, s.ended(err)
+}
+
+// Write implements net.Conn.
+func (s *socket) Write(b []byte) (int, error) {
+	n, err := s.Conn.Write(b)
+	return n, s.ended(err)
+}
+
+// ended says net.ErrClosed after a Close, which those who are carried have other words for.
+func (s *socket) ended(err error) error {
+	if err != nil && s.closed.Load() {
+		return net.ErrClosed
+	}
+	return err
+}
+
 // CloseWrite tells the other side that nothing more will come.
 func (s *socket) CloseWrite() error {
 	return s.Conn.(interface{ CloseWrite() error }).CloseWrite() // TCP and Unix sockets have it
@@ -114,7 +142,7 @@ func (s *socket) Borrow(lend func() []byte, giveBack func([]byte)) ([]byte, int,
 		if buf != nil {
 			giveBack(buf)
 		}
-		return nil, 0, err
+		return nil, 0, s.ended(err)
 	}
 	return buf, r.n, nil
 }
@@ -158,7 +186,7 @@ func (s *socket) TryWrite(b []byte) (int, error) {
 	if err == nil {
 		err = w.err
 	}
-	return w.n, err
+	return w.n, s.ended(err)
 }
 
 type listener struct{ net.Listener }
