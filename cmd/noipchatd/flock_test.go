@@ -315,7 +315,7 @@ func (b *bird) take(plain []byte) error {
 			}
 			for _, x := range a.Exceptions {
 				if x.State != message.Held {
-					return fmt.Errorf("%v for message %d", x.State, x.Number)
+					return fmt.Errorf("%v (%v) for message %d", x.State, x.Refusal, x.Number)
 				}
 			}
 			if acked := b.base + a.Upto; acked > b.acked {

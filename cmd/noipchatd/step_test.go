@@ -20,15 +20,39 @@ var (
 	newSteps = []string{"open", "resume", "start", "serve"}
 )
 
-// hindered is a server and a flock of which some don't read, so that all buffers to them
-// are full, and some have written half of a record.
+// hindered is a server, linked with another one, and a flock of which some don't read, so
+// that all buffers to them are full, and some have written half of a record. A quarter of
+// it is at the other server, which goes on.
 func hindered(t *testing.T, mortal bool) (*theatre, *flock) {
-	h := newTheatre(t, 5*time.Minute)
-	t.Setenv("NOIPCHAT_STEP", filepath.Join(h.dir, "step"))
-	f := newFlock(t, 20, h.stage)
+	h, other := newTheatre(t, 5*time.Minute), newTheatre(t, 5*time.Minute)
+	other.name = "server2"
+	h.must(h.add("[[peer]]\nname = \"server2\"\n"))
+	h.must(other.configure())
+	h.must(other.add("[[peer]]\nname = \"server1\"\n[[peer.link]]\nremote = %q\ntimeout = \"0s\"\n", h.address))
+	f := newFlock(t, 20, h.stage, other.stage, h.stage, h.stage)
+	other.start()
+	t.Setenv("NOIPCHAT_STEP", filepath.Join(h.dir, "step")) // h's, as it starts later
 	f.mortal, f.padding = mortal, 30<<10
-	f.birds[len(f.birds)-1].ahead = filled // who writes to the first, which doesn't read
 	return h, f
+}
+
+// clog has birds not read, and buffers filled to the first of them, which are more than the
+// kernel's, until the function that it returns is called.
+func (h *theatre) clog(f *flock) (release func()) {
+	h.t.Helper()
+	writer := f.birds[len(f.birds)-1]
+	ahead := func(n uint64) {
+		writer.mu.Lock()
+		defer writer.mu.Unlock()
+		writer.ahead = n
+	}
+	read := f.hinder(lazy)
+	ahead(filled)
+	h.must(f.advance(h.ctx, f.birds[len(f.birds)-1:], filled))
+	return func() {
+		ahead(0)
+		read()
+	}
 }
 
 const (
@@ -40,11 +64,11 @@ const (
 func TestStepsFail(t *testing.T) {
 	h, f := hindered(t, false)
 	h.start()
+	h.linked(1)
 	h.must(f.come(h.ctx))
-	before := h.sessions()
+	before, link := h.sessions(), h.links()
 	for _, step := range oldSteps {
-		release := f.hinder(lazy)
-		h.must(f.advance(h.ctx, f.birds[len(f.birds)-1:], filled))
+		release := h.clog(f)
 		h.must(h.setStep("fail:" + step))
 		_, err := h.admin.Handoff(h.ctx, step)
 		if err == nil || !strings.Contains(err.Error(), "a fault at the step "+step) {
@@ -55,10 +79,13 @@ func TestStepsFail(t *testing.T) {
 		if after := h.sessions(); after != before {
 			t.Errorf("%s: sessions were %s, and are %s", step, before, after)
 		}
+		if after := h.links(); link == "" || after != link {
+			t.Errorf("%s: the link was %s, and is %s", step, link, after)
+		}
 	}
 	h.must(h.setStep(""))
 	o, err := h.admin.Handoff(h.ctx, "at last")
-	if err != nil || o.Sessions != len(f.birds) || o.Closed != 0 {
+	if err != nil || o.Sessions != len(f.birds)*3/4 || o.Links != 1 || o.Closed != 0 {
 		t.Errorf("%+v, %v", o, err)
 	}
 	h.end(f)
@@ -78,8 +105,7 @@ func TestStepsKilled(t *testing.T) {
 	for range rounds {
 		for _, step := range slices.Concat(oldSteps, newSteps) {
 			h.must(f.advance(h.ctx, f.birds, 2)) // all are there again
-			release := f.hinder(lazy)
-			h.must(f.advance(h.ctx, f.birds[len(f.birds)-1:], filled))
+			release := h.clog(f)
 			h.must(h.setStep("kill:" + step))
 			h.must(h.server.Process.Signal(syscall.SIGUSR2))
 			err := h.server.Wait()

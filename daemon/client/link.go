@@ -53,7 +53,7 @@ type link struct {
 	flights  map[uint64]*flight            // written, by number of frame, from first on
 	first    uint64                        // the home has acked all before
 	next     uint64
-	bytes    int // of all that are ready, and from first on, acked or not
+	bytes    int // of all that are ready, or written and not acked
 	bulk     wire.Pacer
 	calls    map[uint64]chan wire.Reply // nil: the session has ended
 	lastCall uint64
@@ -407,6 +407,7 @@ func (l *link) settleLocked(a *wire.Ack, now time.Time) (settled []Settled, agai
 			return
 		}
 		f.acked = true
+		l.bytes -= len(f.Raw)
 		if f.Priority == message.Bulk {
 			l.bulk.Acked(len(f.Raw), time.Duration(l.now()-f.at))
 		}
@@ -420,9 +421,7 @@ func (l *link) settleLocked(a *wire.Ack, now time.Time) (settled []Settled, agai
 		}
 	}
 	for ; l.first <= a.Upto; l.first++ {
-		f := l.flights[l.first]
-		land(f)
-		l.bytes -= len(f.Raw)
+		land(l.flights[l.first])
 		delete(l.flights, l.first)
 	}
 	for _, g := range a.Beyond {
@@ -604,8 +603,8 @@ func (l *link) fill(ctx context.Context) error {
 	return nil
 }
 
-// roomLocked tells whether the home takes one more. Its window is what comes after
-// the last frame before which all are acked. On a slow line, what is bulk is launched
+// roomLocked tells whether the home takes one more. Its window of envelopes is what comes
+// after the last frame before which all are acked. On a slow line, what is bulk is launched
 // one by one: the window is the others' too.
 func (l *link) roomLocked(p message.Priority) bool {
 	w := l.hello.Window

@@ -1,8 +1,10 @@
 package peer_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
 	"github.com/noipchat/noipchat/daemon/peer"
+	"github.com/noipchat/noipchat/daemon/transport"
 	"github.com/noipchat/noipchat/daemon/wire"
 )
 
@@ -124,6 +127,62 @@ func TestTogetherThenAlone(t *testing.T) {
 			t.Errorf("it takes %v", took)
 		}
 		alice.learns(m, emma, message.Held)
+	})
+}
+
+// valve is a connection whose reader gets nothing while it is shut.
+type valve struct {
+	transport.Conn
+	shut chan struct{} // nil: it is open
+}
+
+// Borrow implements transport.Conn.
+func (v *valve) Borrow(lend func() []byte, giveBack func([]byte)) ([]byte, int, error) {
+	b, n, err := v.Conn.Borrow(lend, giveBack)
+	if v.shut != nil {
+		<-v.shut
+	}
+	return b, n, err
+}
+
+// TestPassing: a message that waits in hand for a device that doesn't read may be passed by
+// more than a window of others: they are acked before it.
+func TestPassing(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		w.link("a", "b", 0)
+		time.Sleep(time.Minute)
+		alice, carol, bob, dave := w.enter("alice", "a").come(), w.enter("carol", "a").come(), w.enter("bob", "b").come(), w.enter("dave", "b")
+		var v *valve
+		var err error
+		dave.c, err = client.New(dave.store, client.Options{Dial: func(ctx context.Context, address string) (transport.Conn, error) {
+			c, err := w.net.Dial(ctx, address)
+			v = &valve{Conn: c}
+			return v, err
+		}})
+		check(t, err)
+		dave.come()
+		link := w.servers["a"].state("b").Since
+		synctest.Wait()
+		v.shut = make(chan struct{})
+		start := time.Now()
+		first := alice.send("I wait", dave)
+		want := make([]string, 300)
+		var last client.Message
+		for i := range want {
+			want[i] = strings.Repeat("x", 30<<10)
+			last = carol.send(want[i], bob)
+		}
+		carol.learns(last, bob, message.Delivered)
+		if took := time.Since(start); took >= 50*time.Millisecond {
+			t.Errorf("they took %v: what waited was on disk before", took)
+		}
+		close(v.shut)
+		bob.has(want...)
+		alice.learns(first, dave, message.Delivered)
+		if now := w.servers["a"].state("b").Since; now != link {
+			t.Errorf("the link of %v was lost, and is up since %v", link, now)
+		}
 	})
 }
 

@@ -211,13 +211,13 @@ type Traffic struct {
 type incoming struct {
 	told, first, next uint64
 	ring              []submitted
-	bytes             int  // of those after told
+	bytes             int  // of those that are not acked
 	beyond            bool // one after first was settled since the last ack
 }
 
 type submitted struct {
-	left  uint8 // receivers of whom nothing is known
-	bytes uint32
+	left  uint8  // receivers of whom nothing is known
+	bytes uint32 // 0: acked
 }
 
 // outgoing is what the other side was given and has not acked.
@@ -255,7 +255,15 @@ func grow[T any](ring []T, first, next uint64) []T {
 }
 
 func (i *incoming) at(n uint64) *submitted { return &i.ring[n&uint64(len(i.ring)-1)] }
-func (o *outgoing) at(n uint64) *sent      { return &o.ring[n&uint64(len(o.ring)-1)] }
+
+// release takes a frame out of the window's bytes, once.
+func (i *incoming) release(n uint64) {
+	f := i.at(n)
+	i.bytes -= int(f.bytes)
+	f.bytes = 0
+}
+
+func (o *outgoing) at(n uint64) *sent { return &o.ring[n&uint64(len(o.ring)-1)] }
 
 // maxReads bounds what one side can say before others are given any of it: the more
 // messages share a write the better, but they wait.
@@ -657,9 +665,14 @@ func (p *Flow) appendAck(b []byte, room int) []byte {
 	} else if in.beyond {
 		a.Beyond = in.ranges(min(200, room/20))
 		in.beyond = false
+		for _, g := range a.Beyond {
+			for n := g.First; n <= g.Last; n++ {
+				in.release(n)
+			}
+		}
 	}
 	for ; in.told < a.Upto; in.told++ {
-		in.bytes -= int(in.at(in.told + 1).bytes)
+		in.release(in.told + 1)
 	}
 	b = wire.AppendAck(b, &a)
 	p.exceptions = append(p.exceptions[:0], p.exceptions[len(a.Exceptions):]...)

@@ -58,8 +58,9 @@ func Carry(c Conn, keep func(syscall.Conn) (int, error)) (k Carried, err error) 
 
 // Conn makes the Conn again, and owns the descriptors from then on, also after an error.
 func (k Carried) Conn(log *slog.Logger) (Conn, error) {
+	unix.SetNonblock(k.FD, true) // who has asked for a descriptor has made it a blocking one
 	c := carried{os.NewFile(uintptr(k.FD), "carried"), k.Local, k.Remote}
-	if err := c.SetDeadline(time.Time{}); err != nil { // what is open for the poller has deadlines
+	if err := c.SetDeadline(time.Time{}); err != nil { // what the poller knows has deadlines
 		c.Close()
 		if k.Command != nil {
 			os.NewFile(uintptr(k.Command.Stderr), "carried").Close()
