@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -74,7 +75,7 @@ func openChapter(t *testing.T, name string) *chapter {
 			mark = ""
 		case strings.HasPrefix(line, "    ") && c.lines[i-1] == "":
 			p.kind = "indented"
-			for ; i < len(c.lines) && strings.HasPrefix(c.lines[i], "    "); i++ {
+			for ; i < len(c.lines) && (c.lines[i] == "" || strings.HasPrefix(c.lines[i], "    ")); i++ {
 				p.text = append(p.text, strings.TrimPrefix(c.lines[i], "    "))
 			}
 			i--
@@ -125,6 +126,11 @@ func TestEveryCommand(t *testing.T) {
 			default:
 				t.Errorf("%s: a block of the kind %q", at, p.kind)
 			}
+		}
+	}
+	for _, name := range chapters {
+		if n := strings.Count(read(t, "../goreleaser.yaml"), "{src: docs/"+name+", dst: /usr/share/doc/noipchat/"+name+","); n != 2 {
+			t.Errorf("%s is in %d of the packages noipchat, the .deb and the .rpm", name, n)
 		}
 	}
 	t.Logf("%d blocks are run, %d are marked", run, marked)
@@ -347,6 +353,30 @@ func (s *session) run(c *chapter, at int, who, do string, shown []string) {
 	}
 }
 
+// screen compares a screen with the one of that name in a chapter, as soon as it has come.
+func (s *session) screen(c *chapter, name string, look func() string) {
+	s.t.Helper()
+	n := slices.IndexFunc(c.pieces, func(p piece) bool { return p.kind == "plain" && p.mark == "screen: "+name })
+	if n < 0 {
+		s.t.Fatalf("docs/%s has no screen %q", c.name, name)
+	}
+	p := c.pieces[n]
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) { // between two looks
+		now := look()
+		switch {
+		case s.match(p.text, now):
+			return
+		case time.Since(began) < 5*time.Second:
+			continue
+		case *update:
+			s.t.Logf("%s:\n%s", name, now)
+			s.edits[p.at] = edit{p.at + len(p.text), s.told(p.text, now)}
+			return
+		}
+		s.t.Fatalf("docs/%s:%d: the screen is\n%s\nand not\n%s", c.name, p.at+1, now, strings.Join(p.text, "\n"))
+	}
+}
+
 // chapter runs all that is to be run on hosts.
 func (s *session) chapter(name string) {
 	s.t.Helper()
@@ -407,5 +437,130 @@ func (s *session) write(c *chapter) {
 	}
 	if err := os.WriteFile(filepath.Join("../docs", c.name), []byte(strings.Join(text, "\n")), 0o644); err != nil {
 		s.t.Error(err)
+	}
+}
+
+// coast is what the world has to know of the ten servers of networks.md, which are in network
+// namespaces of one host: each has a folder in /srv, which it sees as its own /etc/noipchat,
+// /var/lib/noipchat and /run/noipchat.
+const coast = `set -e
+all='clinic school harbour ridge farm mill hut ferry north light'
+at() { local who=$1; shift; nsenter -t "$(cat /srv/$who/pid)" -m -n env HOME=/root "$@"; }
+up() {
+	systemd-run -q --unit=$1 -p Type=notify -p NetworkNamespacePath=/run/netns/$1 -p StandardError=append:/srv/$1/log \
+		-p "BindPaths=/srv/$1/etc:/etc/noipchat /srv/$1/state:/var/lib/noipchat /srv/$1/run:/run/noipchat /srv/$1/bin:/usr/local/bin" noipchatd
+	systemctl show -p MainPID --value $1 >/srv/$1/pid
+}
+down() { systemctl stop $1; }
+cable() {
+	ip link add to-$3 netns $1 type veth peer name to-$1 netns $3
+	ip -n $1 addr add $2/24 dev to-$3; ip -n $3 addr add $4/24 dev to-$1
+	ip -n $1 link set to-$3 up; ip -n $3 link set to-$1 up
+}
+build() {
+	for s in $all; do
+		ip netns add $s; ip -n $s link set lo up
+		mkdir -p /srv/$s/etc/conf.d /srv/$s/state /srv/$s/run /srv/$s/bin
+	done
+	cable harbour 10.1.1.1 school 10.1.1.2; cable school 10.1.2.1 clinic 10.1.2.2; cable school 10.1.3.1 ridge 10.1.3.2
+	cable ridge 10.1.4.1 farm 10.1.4.2; cable farm 10.1.5.1 mill 10.1.5.2
+	cable harbour 10.1.6.1 ferry 10.1.6.2; cable ferry 10.1.7.1 north 10.1.7.2; cable north 10.1.8.1 light 10.1.8.2
+	for n in ferry:to-harbour ferry:to-north; do ip -n ${n%:*} link set ${n#*:} down; done
+	for s in $all; do
+		local public=$(ip -n $s -4 -br addr | awk '$1 != "lo" { sub("/.*", "", $3); printf "%s\"%s:10001\"", sep, $3; sep = ", " }')
+		printf 'name = "%s"\nlog = "stderr"\n[[interface]]\nbind = "0.0.0.0:10001"\npublic = [%s]\n' $s "${public:-\"192.0.2.1:10001\"}" >/srv/$s/etc/noipchat.toml
+	done
+	# The radio: what arq would do with a serial line, without one.
+	printf '#!/bin/sh\nexec noipchatd --stdio --runtime /srv/ridge/run\n' >/srv/hut/bin/arq; chmod +x /srv/hut/bin/arq
+	for s in $all; do up $s & done; wait
+	for u in ada:clinic ben:mill dora:light otto:hut; do
+		echo correct horse | at ${u#*:} noipctl user add ${u%:*} --password-stdin
+		echo correct horse | at ${u#*:} env HOME=/srv/${u%:*} noipchat login ${u%:*}@${u#*:} --server 127.0.0.1:10001 --trust-first --password-stdin
+	done
+}
+line() { at $1 noipctl peer line | sed "s/@[^/]*/@$2:10001/; s/&via=.*//"; }
+join() { # A ADDRESS-OF-A B ADDRESS-OF-B FLAGS
+	local a=$1 b=$3 la=$(line $1 $2) lb=$(line $3 $4); shift 4
+	at $a noipctl peer add "$lb" "$@"; at $b noipctl peer add "$la" "$@"
+}
+join_all() {
+	join school 10.1.2.1 clinic 10.1.2.2 --idle 0s
+	join school 10.1.3.1 ridge 10.1.3.2 --idle 0s --cost 50
+	join ridge 10.1.4.1 farm 10.1.4.2 --idle 0s --cost 50
+	join farm 10.1.5.1 mill 10.1.5.2 --idle 0s --cost 50
+	join harbour 10.1.6.1 ferry 10.1.6.2 --idle 0s --cost 50
+	join ferry 10.1.7.1 north 10.1.7.2 --idle 0s --cost 50
+	join north 10.1.8.1 light 10.1.8.2 --idle 0s
+	printf '[[peer]]\nname = "hut"\nkey = "%s"\n' "$(at hut noipctl status --json | grep -o 'noip1[a-z2-7]*')" >/srv/ridge/etc/conf.d/hut.toml
+	at ridge noipctl reload
+}
+dock() { # SHIP PLACE: it was somewhere else
+	down $1
+	for there in harbour north; do ip -n $1 link set to-$there down; done
+	ip -n $1 link set to-$2 up; up $1
+	at $2 noipctl queue retry $1
+}
+until_() { for try in $(seq 300); do if "$@"; then return; fi; sleep 0.1; done; echo "never: $*"; at ${2:-clinic} noipctl queue list; at ${2:-clinic} noipctl peer list; exit 1; }
+waits() { at $1 noipctl queue list | grep -q "^$2 "; }
+`
+
+// TestHandbook types the commands of the handbook on hosts, and compares what they print.
+func TestHandbook(t *testing.T) {
+	t.Parallel()
+	packages := []string{deb(t, 1, "noipchat"), deb(t, 1, "noipchat-client")}
+	hosts := map[string]*host{"server1": reserve(t, "h1-"), "server2": reserve(t, "h2-"), "server3": reserve(t, "h3-"), "coast": reserve(t, "hc-")}
+	lan := hosts["server1"]
+	networks := map[string]string{"server1": "lan", "coast": "lan", "server2": "home", "server3": "office"} // they outlive the test, as in TestTwoServers
+	for _, net := range []string{"home", "office"} {
+		exec.Command(lan.lab, "net", "add", net, "--nat", "lan").Run()
+	}
+	t.Run("boot", func(t *testing.T) {
+		for name, h := range hosts {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				h := h.on(t)
+				h.tool("up", h.name, "--suite", "bookworm", "--with", "logrotate", "--net", networks[name])
+				h.tool("push", h.name, packages[0], packages[1], "/root/")
+				switch name {
+				case "server1":
+					h.sh(install + "/root/noipchat-client_*.deb")
+				case "coast":
+					h.sh(install + "/root/*.deb && cat >/root/coast.sh <<'END'\n" + coast + "END")
+				}
+			})
+		}
+	})
+	if t.Failed() {
+		return
+	}
+	s := &session{t: t, known: map[string]string{}, who: map[string]func(string) (string, error){}}
+	s.real = map[string]string{"203.0.113.5": lan.address(4, 0), "192.168.1.10": hosts["server2"].address(4, 0), "192.168.7.20": hosts["server3"].address(4, 0)}
+	for name, h := range hosts {
+		s.who[name] = func(script string) (string, error) { return h.try("cd /root\n" + script) }
+	}
+	for user, server := range map[string]string{"alice": "server1", "carol": "server2", "bob": "server3"} {
+		s.who[user] = func(script string) (string, error) {
+			return hosts[server].try("export HOME=/srv/" + user + "\n" + script)
+		}
+	}
+	ashore := func(script string) (string, error) { return hosts["coast"].try(". /root/coast.sh\n" + script) }
+	s.who["coast"] = ashore
+	quoted := func(script string) string { return "'" + strings.ReplaceAll(script, "'", `'\''`) + "'" }
+	for _, server := range strings.Fields("clinic school harbour ridge farm mill hut ferry north light") {
+		s.who[server] = func(script string) (string, error) { return ashore("at " + server + " bash -c " + quoted(script)) }
+	}
+	for user, server := range map[string]string{"ada": "clinic", "ben": "mill", "dora": "light", "otto": "hut"} {
+		s.who[user] = func(script string) (string, error) {
+			return ashore("at " + server + " env HOME=/srv/" + user + " bash -c " + quoted(script))
+		}
+	}
+	for _, name := range []string{"admin.md", "metrics.md", "networks.md", "troubleshooting.md"} {
+		t.Run(name, func(t *testing.T) {
+			s.t = t
+			s.chapter(name)
+		})
+		if t.Failed() {
+			return
+		}
 	}
 }
