@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/noipchat/noipchat/daemon/config"
 	"github.com/noipchat/noipchat/daemon/control"
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
@@ -309,10 +310,14 @@ func (d *Daemon) RemoveFromQueue(_ context.Context, name string, ids []message.I
 	return removed, nil
 }
 
-// RetryQueue implements control.Daemon.
+// RetryQueue implements control.Daemon. A peer is dialled also if nothing waits for it.
 func (d *Daemon) RetryQueue(_ context.Context, name string) error {
 	queues := d.queuesOf(name)
-	if len(queues) == 0 {
+	peer := slices.ContainsFunc(d.conf().Peers, func(p config.Peer) bool { return p.Name == name })
+	if peer {
+		d.federation.Retry(name)
+	}
+	if len(queues) == 0 && !peer {
 		return fmt.Errorf("queue %s: %w", name, control.ErrNotFound)
 	}
 	var turn spool.Turn

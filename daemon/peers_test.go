@@ -112,6 +112,14 @@ unknown = "ask"
 		t.Errorf("%v, %v", status.Notices, err)
 	}
 
+	// A peer is dialled by its name, whether anything waits for it or not.
+	if err := d.RetryQueue(t.Context(), "server2"); err != nil {
+		t.Error(err)
+	}
+	if err := d.RetryQueue(t.Context(), "server4"); !errors.Is(err, control.ErrNotFound) {
+		t.Error(err)
+	}
+
 	p, err := d.TrustPeer(t.Context(), "server4")
 	if err != nil || p.Standing != "confirmed" || p.Key != four.String() {
 		t.Errorf("%+v, %v", p, err)

@@ -59,7 +59,9 @@ func (f *form) ask(q question) (words []string, err error) {
 	if len(f.said) == 0 {
 		above = f.intro
 	}
-	err = huh.NewForm(huh.NewGroup(field).Description(above)).WithInput(os.Stdin).WithOutput(os.Stderr).WithViewHook(own).Run()
+	keys := huh.NewDefaultKeyMap()
+	keys.Select.Filter.SetEnabled(false) // nothing here is long
+	err = huh.NewForm(huh.NewGroup(field).Description(above)).WithKeyMap(keys).WithInput(os.Stdin).WithOutput(os.Stderr).WithViewHook(own).Run()
 	switch {
 	case errors.Is(err, huh.ErrUserAborted):
 		return nil, &cli.Error{Code: cli.ExitRefused, Err: errors.New("given up; nothing was done")}

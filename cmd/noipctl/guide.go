@@ -152,7 +152,7 @@ func (g *guide) prepare() (err error) {
 		if err := writable(filepath.Dir(g.path)); notAllowed(err) {
 			intro += "You may not write there, so what to write will be shown only. (Root may.)\n"
 		}
-		fmt.Fprint(g.talk, intro)
+		fmt.Fprintln(g.talk, intro)
 		if f, ok := g.asker.(*form); ok {
 			f.intro = intro
 		}
@@ -194,7 +194,9 @@ func (g *guide) plan(files map[string]string, c *config.Config) {
 			say("%s is opened", f.name)
 		}
 	}
-	fmt.Fprintln(g.talk)
+	if g.yes {
+		fmt.Fprintln(g.talk)
+	}
 }
 
 // cold tells whether the running server can't take the change.
