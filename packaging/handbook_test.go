@@ -200,18 +200,21 @@ type edit struct {
 }
 
 var (
-	token  = regexp.MustCompile(`noip1[a-z2-7]+…?|\b[0-9a-f]{4}(?:-[0-9a-f]{4}){3}\b|\b[0-9a-f]{32}\b|\binvite=[A-Za-z0-9_-]+…?`)
+	token  = regexp.MustCompile(`noip1[a-z2-7]+…?|\b[0-9a-f]{4}(?:-[0-9a-f]{4}){3}\b|\b[0-9a-f]{32}\b|\b[0-9a-f]{16}\b|\binvite=[A-Za-z0-9_-]+…?|\b[a-z]{5}(?:-[a-z]{5}){3}\b`)
 	unsure = []struct {
 		re   *regexp.Regexp
 		with string
 	}{
 		{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`), "<time>"},
 		{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z`), "<time>"},
-		{regexp.MustCompile(`\b(tcp \S+):\d+ `), "$1:<port> "}, // whoever of two has dialled
+		{regexp.MustCompile(`\b(tcp \S+):\d+ `), "$1:<port> "},              // whoever of two has dialled
 		{regexp.MustCompile(`:(?:3[2-9]|[45]\d|6[0-5])\d{3}\b`), ":<port>"}, // that the system chose
 		{regexp.MustCompile(`\bpid \d+`), "pid <n>"},
 		{regexp.MustCompile(`\bversion \S+`), "version <v>"},
 		{regexp.MustCompile(`\b(?:\d+(?:\.\d+)?(?:ms|µs|[dhms]))+\b`), "<age>"},
+		{regexp.MustCompile(` after <age>`), ""}, // between two servers of a way
+		{regexp.MustCompile(`\bpid=\d+`), "pid=<n>"},
+		{regexp.MustCompile(`\bnoipchat/\d\S+`), "noipchat/<v>"},
 		{regexp.MustCompile(`\b\d+(?:\.\d+)? (?:B|[KMGT]iB|[kMGT]B)\b`), "<size>"},
 		{regexp.MustCompile(`[ \t]+`), " "},
 	}
@@ -220,10 +223,17 @@ var (
 // plain is a line without what is not compared.
 func plainLine(line string) string {
 	line = strings.TrimRight(line, " \t\r")
-	for _, c := range unsure {
-		line = c.re.ReplaceAllString(line, c.with)
+	var b strings.Builder
+	last := 0
+	for _, at := range append(token.FindAllStringIndex(line, -1), []int{len(line), len(line)}) {
+		between := line[last:at[0]]
+		for _, c := range unsure {
+			between = c.re.ReplaceAllString(between, c.with)
+		}
+		b.WriteString(between + line[at[0]:at[1]]) // 383d-… is a fingerprint, and not an age
+		last = at[1]
 	}
-	return line
+	return b.String()
 }
 
 func (s *session) replace(text string, with map[string]string) string {
@@ -294,10 +304,12 @@ func tokenLike(what string) string {
 		return `noip1[a-z2-7]+`
 	case strings.HasPrefix(what, "invite="):
 		return `invite=[A-Za-z0-9_-]+`
+	case regexp.MustCompile(`^[a-z]{5}-`).MatchString(what) && !strings.ContainsAny(what, "0123456789"):
+		return `[a-z]{5}(?:-[a-z]{5}){3}`
 	case strings.Contains(what, "-"):
 		return `[0-9a-f]{4}(?:-[0-9a-f]{4}){3}`
 	}
-	return `[0-9a-f]{32}`
+	return fmt.Sprintf(`[0-9a-f]{%d}`, len(what))
 }
 
 // told is what was printed as a document has it.
@@ -548,7 +560,7 @@ func TestHandbook(t *testing.T) {
 		return
 	}
 	s := &session{t: t, known: map[string]string{}, who: map[string]func(string) (string, error){}}
-	s.real = map[string]string{"203.0.113.5": lan.address(4, 0), "192.168.1.10": hosts["server2"].address(4, 0), "192.168.7.20": hosts["server3"].address(4, 0)}
+	s.real = map[string]string{"203.0.113.5": lan.address(4, 0), "192.168.1.10": hosts["server2"].address(4, 0), "192.168.7.20": hosts["server3"].address(4, 0), "host1": lan.name}
 	for net, address := range map[string]string{"home": "198.51.100.2", "office": "198.51.100.3"} {
 		s.real[address] = strings.Fields(lan.sh("getent ahostsv4 " + net + "-gw"))[0]
 	}
