@@ -564,23 +564,25 @@ func TestHandbook(t *testing.T) {
 	for net, address := range map[string]string{"home": "198.51.100.2", "office": "198.51.100.3"} {
 		s.real[address] = strings.Fields(lan.sh("getent ahostsv4 " + net + "-gw"))[0]
 	}
+	bounded := func(script string) string { // no command waits for ever
+		return "timeout 120 bash -c '" + strings.ReplaceAll(script, "'", `'\''`) + "'"
+	}
 	for name, h := range hosts {
-		s.who[name] = func(script string) (string, error) { return h.try("cd /root\n" + script) }
+		s.who[name] = func(script string) (string, error) { return h.try("cd /root; " + bounded(script)) }
 	}
 	for user, server := range map[string]string{"alice": "server1", "carol": "server2", "bob": "server3"} {
 		s.who[user] = func(script string) (string, error) {
-			return hosts[server].try("export HOME=/srv/" + user + "\n" + told + script)
+			return hosts[server].try("export HOME=/srv/" + user + "; " + bounded(told+script))
 		}
 	}
 	ashore := func(script string) (string, error) { return hosts["coast"].try(". /root/coast.sh\n" + script) }
 	s.who["coast"] = ashore
-	quoted := func(script string) string { return "'" + strings.ReplaceAll(script, "'", `'\''`) + "'" }
 	for server := range strings.FieldsSeq("clinic school harbour ridge farm mill hut ferry north light") {
-		s.who[server] = func(script string) (string, error) { return ashore("at " + server + " bash -c " + quoted(script)) }
+		s.who[server] = func(script string) (string, error) { return ashore("at " + server + " " + bounded(script)) }
 	}
 	for user, server := range map[string]string{"ada": "clinic", "ben": "mill", "dora": "light", "otto": "hut"} {
 		s.who[user] = func(script string) (string, error) {
-			return ashore("at " + server + " env HOME=/srv/" + user + " bash -c " + quoted(told+script))
+			return ashore("at " + server + " env HOME=/srv/" + user + " " + bounded(told+script))
 		}
 	}
 	for _, name := range []string{"admin.md", "metrics.md", "networks.md", "troubleshooting.md"} {
