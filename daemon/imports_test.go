@@ -21,7 +21,7 @@ var imports = map[string][]string{
 	"daemon/durable":   {"github.com/google/renameio/v2", "golang.org/x/sys/unix"},
 	"daemon/transport": {"golang.org/x/sys/unix"},
 	"daemon/systemd":   {"github.com/coreos/go-systemd/v22/daemon", "github.com/coreos/go-systemd/v22/activation", "golang.org/x/sys/unix"},
-	"daemon/config":    {"daemon/message", "daemon/identity", "github.com/BurntSushi/toml", "github.com/fsnotify/fsnotify"},
+	"daemon/config":    {"daemon/message", "daemon/identity", "daemon/transport", "github.com/BurntSushi/toml", "github.com/fsnotify/fsnotify"},
 	"daemon/identity":  {"daemon/message", "daemon/durable", "golang.org/x/crypto/argon2"},
 	"daemon/spool":     {"daemon/message", "daemon/durable", "golang.org/x/sync/errgroup"},
 	"daemon/handoff":   {"golang.org/x/sys/unix"},

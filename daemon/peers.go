@@ -48,8 +48,9 @@ func (d *Daemon) setPeers(c *config.Config) {
 	for _, p := range c.Peers {
 		q := peer.Peer{Name: p.Name, Reaches: p.Reaches}
 		for _, k := range byCost(p) {
+			line, _ := transport.ParseProperties(k.Line) // Load has checked it
 			q.Ways = append(q.Ways, peer.Way{
-				Address: transport.Address{Kind: k.Kind, Local: k.Local, Remote: cmp.Or(k.Remote, transport.Command(k.Command))},
+				Address: transport.Address{Kind: k.Kind, Local: k.Local, Remote: cmp.Or(k.Remote, transport.Command(k.Command)), Line: line},
 				Timeout: time.Duration(k.Timeout), Cost: k.Cost,
 			})
 		}
@@ -155,7 +156,7 @@ func byCost(p config.Peer) []config.Link {
 func linksOf(p config.Peer) (all []control.Link) {
 	for _, k := range byCost(p) {
 		all = append(all, control.Link{
-			Kind: k.Kind, Local: k.Local, Remote: k.Remote, Command: k.Command,
+			Kind: k.Kind, Local: k.Local, Remote: k.Remote, Command: k.Command, Line: k.Line,
 			TimeoutSeconds: time.Duration(k.Timeout).Seconds(), Cost: k.Cost,
 		})
 	}

@@ -58,6 +58,7 @@ timeout = "0s"
 [[peer.link]]
 kind = "exec"
 command = ["true", "x"]
+line = "exclusive,rate=1.2k,latency=2500ms"
 cost = 5
 [federation]
 unknown = "ask"
@@ -80,7 +81,7 @@ unknown = "ask"
 		Name: "server2", Key: two.String(), Fingerprint: two.Fingerprint(), Standing: "pinned", Origin: path + ":7",
 		Reaches: control.List[string]{"server9", "server3"},
 		Links: control.List[control.Link]{
-			{Kind: "exec", Command: control.List[string]{"true", "x"}, TimeoutSeconds: 15, Cost: 5},
+			{Kind: "exec", Command: control.List[string]{"true", "x"}, Line: "rate=1200,latency=2.5s,exclusive", TimeoutSeconds: 15, Cost: 5},
 			{Kind: "tcp", Remote: "198.51.100.7:10001", Cost: 10},
 		},
 		RefusedFingerprint: four.Fingerprint(), RefusedAt: at,
@@ -109,6 +110,14 @@ unknown = "ask"
 	if notices := strings.Join(status.Notices, "\n"); err != nil || len(status.Notices) != 2 ||
 		!strings.Contains(notices, "server2 showed another key than the one known, "+four.Fingerprint()) || !strings.Contains(notices, "wait to be trusted: 1") {
 		t.Errorf("%v, %v", status.Notices, err)
+	}
+
+	// A peer is dialled by its name, whether anything waits for it or not.
+	if err := d.RetryQueue(t.Context(), "server2"); err != nil {
+		t.Error(err)
+	}
+	if err := d.RetryQueue(t.Context(), "server4"); !errors.Is(err, control.ErrNotFound) {
+		t.Error(err)
 	}
 
 	p, err := d.TrustPeer(t.Context(), "server4")

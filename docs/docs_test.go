@@ -36,12 +36,29 @@ func documents(t *testing.T) []string {
 	return all
 }
 
+// TestLinks: what a link leads to is there, and has the heading that it names.
 func TestLinks(t *testing.T) {
-	link := regexp.MustCompile(`\]\(([^)#:\s]+)(#[^)]*)?\)`)
+	link := regexp.MustCompile(`\]\(([^)#:\s]*)(?:#([^)]*))?\)`)
+	heading := regexp.MustCompile(`(?m)^#+ (.*)$`)
+	odd := regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 	for _, doc := range documents(t) {
 		for _, m := range link.FindAllStringSubmatch(read(t, doc), -1) {
-			if _, err := os.Stat(filepath.Join(filepath.Dir(doc), m[1])); err != nil {
+			there := doc
+			if m[1] != "" {
+				there = filepath.Join(filepath.Dir(doc), m[1])
+			}
+			if _, err := os.Stat(there); err != nil {
 				t.Errorf("%s: the link %s leads nowhere", doc, m[1])
+				continue
+			}
+			found := m[2] == ""
+			if !found {
+				for _, h := range heading.FindAllStringSubmatch(read(t, there), -1) {
+					found = found || strings.ReplaceAll(odd.ReplaceAllString(strings.ToLower(h[1]), ""), " ", "-") == m[2]
+				}
+			}
+			if !found {
+				t.Errorf("%s: %s has no heading #%s", doc, there, m[2])
 			}
 		}
 	}

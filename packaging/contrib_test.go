@@ -272,3 +272,61 @@ func TestMetrics(t *testing.T) {
 func TestAppArmor(t *testing.T) {
 	output(t, tool(t, "apparmor_parser", "apparmor"), "--skip-kernel-load", "--skip-cache", "../contrib/apparmor/usr.bin.noipchatd")
 }
+
+// TestMetricsTable: docs/metrics.md has every metric that a server shows, with its type and
+// labels, and a unit that goes with its name.
+func TestMetricsTable(t *testing.T) {
+	s := goLive(t, programs(t))
+	there := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", s.socket)
+	}}}
+	answer, err := there.Get("http://noipchatd/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := map[string]string{} // name to type
+	labels := map[string]string{}
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\w+) (\w+)$`).FindAllStringSubmatch(string(body), -1) {
+		shown[m[1]] = m[2]
+	}
+	for _, m := range regexp.MustCompile(`(?m)^(noipchat_\w+)\{(\w+)=`).FindAllStringSubmatch(string(body), -1) {
+		labels[m[1]] = m[2]
+	}
+	page := read(t, "../docs/metrics.md")
+	told := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(noipchat_\\w+)(?:\\{(\\w+)\\})?` \\| (\\w+) \\| ([^|]+) \\| ([^|]+) \\|").FindAllStringSubmatch(page, -1) {
+		name, label, kind, unit := m[1], m[2], m[3], m[4]
+		if told[name] {
+			t.Errorf("%s is told twice", name)
+		}
+		told[name] = true
+		if shown[name] != kind || labels[name] != label {
+			t.Errorf("%s is a %s with the label %q, and a server shows a %q with %q", name, kind, label, shown[name], labels[name])
+		}
+		stem := strings.TrimSuffix(name, "_total")
+		if strings.HasSuffix(stem, "_seconds") != (unit == "s") || strings.HasSuffix(stem, "_bytes") != (unit == "B") {
+			t.Errorf("the unit of %s is %q", name, unit)
+		}
+		if strings.HasSuffix(name, "_total") != (kind == "counter") {
+			t.Errorf("%s is a %s", name, kind)
+		}
+	}
+	for _, m := range regexp.MustCompile("`(process_\\w+|go_\\w+)`").FindAllStringSubmatch(page, -1) {
+		if shown[m[1]] == "" {
+			t.Errorf("no server shows %s", m[1])
+		}
+	}
+	for name := range shown {
+		if strings.HasPrefix(name, "noipchat_") && !told[name] {
+			t.Errorf("%s is not told", name)
+		}
+	}
+	if len(told) < 50 {
+		t.Errorf("only %d metrics are told", len(told))
+	}
+}

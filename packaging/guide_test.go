@@ -3,6 +3,7 @@ package packaging_test
 import (
 	"fmt"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -40,40 +41,38 @@ func TestTwoServers(t *testing.T) {
 	t.Log("\n" + open.sh("noipctl status; noipctl log --peer server2; noipctl check || true"))
 }
 
-// TestGuide is the guide in a terminal.
+// TestGuide is the guide in a terminal. Its screens are those of docs/guide.md, into which -update
+// writes them.
 func TestGuide(t *testing.T) {
 	h := boot(t, "bookworm", "tmux", "ufw", "firewalld", "nftables")
-	address := strings.Fields(h.sh("hostname -I"))[0]
-
-	// By hand, in a terminal.
-	screen := func() string { return h.sh("tmux capture-pane -p") }
-	await := func(text string) {
-		t.Helper()
-		h.sh(fmt.Sprintf("for i in $(seq 200); do tmux capture-pane -p | grep -qF %q && exit; sleep 0.1; done; tmux capture-pane -p; exit 1", text))
+	address := h.address(4, 0)
+	c := openChapter(t, "guide.md")
+	s := &session{t: t, known: map[string]string{}, edits: map[int]edit{},
+		real: map[string]string{"192.168.1.10": address, "fd00::10": h.address(6, 0), "host1": h.name}}
+	if *update {
+		defer s.write(c)
 	}
-	h.sh("export LANG=C.UTF-8 TERM=xterm-256color; tmux -u new-session -d -x 110 -y 50 'noipctl guide; tmux wait-for -S ended; sleep 1d'")
-	for _, answer := range []struct{ question, keys string }{
-		{"The name of this server", "C-u server1 Enter"}, {"The port", "Enter"}, {"The addresses to listen on", "Enter"},
-		{"is private: others in this network reach it", "Enter"}, {"Who may make an account", "Down Enter"},
-		{"The first user", "alice Enter"}, {"How alice comes in", "Enter"}, {"Other servers", "Enter"}, {"Where the log goes", "Enter"}, {"firewalld lets nobody in at port 10001", "Up Enter"},
+
+	// By hand, in a terminal. A QR code is other each time.
+	code := regexp.MustCompile(`(?m)(^[█▀▄ ]*[█▀▄][█▀▄ ]*\n)+`)
+	capture := func(flags string) string {
+		return code.ReplaceAllString(strings.TrimRight(h.sh("tmux capture-pane -p"+flags), " \n")+"\n", "(the QR code)\n")
+	}
+	h.sh("export LANG=C.UTF-8 TERM=xterm-256color; tmux -u new-session -d -x 80 -y 40 'noipctl guide; tmux wait-for -S ended; sleep 1d'")
+	for _, answer := range []struct{ screen, keys string }{
+		{"name", "C-u server1 Enter"}, {"port", "Enter"}, {"addresses", "Enter"}, {"public", "Enter"}, {"register", "Down Enter"},
+		{"user", "alice Enter"}, {"invitation", "Enter"}, {"peers", "Enter"}, {"log", "Enter"}, {"firewall", "Up Enter"},
 	} {
-		await(answer.question)
-		if answer.question == "Who may make an account" {
-			t.Log("\n" + screen())
-		}
+		s.screen(c, answer.screen, func() string { return capture("") })
 		h.sh("tmux send-keys " + answer.keys)
 	}
-	await("Shall it?")
-	t.Log("\n" + screen())
+	s.screen(c, "plan", func() string { return capture("") })
 	h.want("ls /etc/noipchat; systemctl is-active noipchat.service || true", "conf.d\ninactive")
-	h.sh("tmux send-keys Enter; tmux wait-for ended")
-	last := screen()
-	t.Log("\n" + last)
-	for _, part := range []string{"noipctl check:", "noipchat join 'noipchat://server1@", "█ ▄▄▄▄▄ █"} {
-		if all := h.sh("tmux capture-pane -p -S -200"); !strings.Contains(all, part) {
-			t.Errorf("the last screen is without %q:\n%s", part, all)
-		}
-	}
+	h.sh("tmux send-keys Enter; timeout 60 tmux wait-for ended")
+	s.screen(c, "end", func() string {
+		_, end, _ := strings.Cut(capture("J -S -200"), "number [1]:")
+		return strings.TrimSpace(end) + "\n"
+	})
 	h.want("stat -c '%U:%G %a' /etc/noipchat/noipchat.toml; systemctl is-active noipchat.service noipchat.socket", "root:noipchat 640\nactive\nactive")
 	h.want("cat /etc/noipchat/noipchat.toml", `name = "server1"`, `public = ["`+address+`:10001"]`, `mode = "invite"`)
 	h.want(`noipchat join "$(noipctl user invite bob)" --password-stdin <<<'correct horse' && noipctl user list`, "bob")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -13,9 +14,12 @@ import (
 	"github.com/noipchat/noipchat/cmd/cli"
 )
 
-// form asks on a terminal, a question on the screen at a time, below the last answers;
-// when it is answered the screen is as it was before, with a line more.
-type form struct{ said []string }
+// form asks on a terminal, a question on the screen at a time, below the last answers, the
+// first one below the intro; when it is answered the screen is as it was before, with a line more.
+type form struct {
+	intro string
+	said  []string
+}
 
 func (f *form) ask(q question) (words []string, err error) {
 	var text string
@@ -52,7 +56,12 @@ func (f *form) ask(q question) (words []string, err error) {
 		return v
 	}
 	above := strings.Join(f.said[max(0, len(f.said)-8):], "\n")
-	err = huh.NewForm(huh.NewGroup(field).Description(above)).WithInput(os.Stdin).WithOutput(os.Stderr).WithViewHook(own).Run()
+	if len(f.said) == 0 {
+		above = f.intro
+	}
+	keys := huh.NewDefaultKeyMap()
+	keys.Select.Filter.SetEnabled(false) // nothing here is long
+	err = huh.NewForm(huh.NewGroup(field).Description(above)).WithKeyMap(keys).WithInput(os.Stdin).WithOutput(os.Stderr).WithViewHook(own).Run()
 	switch {
 	case errors.Is(err, huh.ErrUserAborted):
 		return nil, &cli.Error{Code: cli.ExitRefused, Err: errors.New("given up; nothing was done")}
@@ -65,9 +74,11 @@ func (f *form) ask(q question) (words []string, err error) {
 	default:
 		text = strings.Join(words, " ")
 	}
-	line := cli.Sanitise(fmt.Sprintf("%-30s %s", q.title, strings.Join(strings.Fields(text), " ")))
+	title := fmt.Sprintf("%-30s ", q.title)
+	line := cli.Sanitise(title + cmp.Or(strings.Join(strings.Fields(text), " "), "-"))
 	fmt.Fprintln(os.Stderr, line)
-	f.said = append(f.said, line)
+	again := func(line string) bool { return strings.HasPrefix(line, cli.Sanitise(title)) }
+	f.said = append(slices.DeleteFunc(f.said, again), line)
 	return words, nil
 }
 

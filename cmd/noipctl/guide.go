@@ -148,9 +148,13 @@ func (g *guide) prepare() (err error) {
 	g.own = ownAddresses()
 	g.asker = newAsker(g.plain)
 	if !g.yes {
-		fmt.Fprintf(g.talk, "This sets up %s. What is proposed is good for most; Ctrl-C leaves everything as it is.\n", g.path)
+		intro := fmt.Sprintf("This sets up %s.\nWhat is proposed is good for most; Ctrl-C leaves everything as it is.\n", g.path)
 		if err := writable(filepath.Dir(g.path)); notAllowed(err) {
-			fmt.Fprintln(g.talk, "You may not write there, so what to write will be shown only. (Root may.)")
+			intro += "You may not write there, so what to write will be shown only. (Root may.)\n"
+		}
+		fmt.Fprintln(g.talk, intro)
+		if f, ok := g.asker.(*form); ok {
+			f.intro = intro
 		}
 	}
 	return nil
@@ -190,7 +194,9 @@ func (g *guide) plan(files map[string]string, c *config.Config) {
 			say("%s is opened", f.name)
 		}
 	}
-	fmt.Fprintln(g.talk)
+	if g.yes {
+		fmt.Fprintln(g.talk)
+	}
 }
 
 // cold tells whether the running server can't take the change.
@@ -218,8 +224,9 @@ func (g *guide) confirm() (what string, err error) {
 	if g.yes {
 		return "do", nil
 	}
+	// By a line, and on every terminal: a form has the screen for itself, and what is asked about stands on this one.
 	q := question{flag: "--yes", title: "Shall it?", options: []option{{"do", "yes"}, {"change", "no: ask me again"}, {"leave", "no: leave everything as it is"}}, answer: []string{"do"}}
-	words, err := g.asker.ask(q)
+	words, err := byLine{os.Stdin, os.Stderr}.ask(q)
 	if err != nil {
 		return "", err
 	}
@@ -270,7 +277,7 @@ func (g *guide) do(ctx context.Context, files map[string]string, c *config.Confi
 	}
 	if s == nil {
 		if !g.noStart {
-			fmt.Fprintf(g.talk, "Written. Start it: noipchatd --config %s, and then: noipctl check\n", g.path)
+			fmt.Fprintf(g.talk, "Written. To start it, and to see whether all is well:\n  noipchatd --config %s\n  noipctl check\n", g.path)
 		}
 		return g.finish(o)
 	}

@@ -223,6 +223,9 @@ func way(k control.Link) string {
 	if k.Local != "" {
 		s += " from " + k.Local
 	}
+	if k.Line != "" {
+		s += " (" + k.Line + ")"
+	}
 	idle := "kept for ever"
 	if k.TimeoutSeconds > 0 {
 		idle = "closed after " + time.Duration(k.TimeoutSeconds*float64(time.Second)).String()

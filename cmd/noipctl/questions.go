@@ -195,7 +195,7 @@ func (g *guide) askPublic() error {
 	about := "With the port. Users and other servers are told these addresses; - is none."
 	for _, p := range proposed {
 		if a, err := netip.ParseAddrPort(p); err == nil && private(a.Addr()) && !a.Addr().IsLoopback() {
-			about += fmt.Sprintf("\n%s is private: others in this network reach it. For who is elsewhere, give the\naddress and port of your router here, and have it forward that port to this machine.", a.Addr())
+			about += fmt.Sprintf("\n%s is private: others in this network reach it.\nFor who is elsewhere, give the address and port of your router here, and\nhave it forward that port to this machine.", a.Addr())
 			break
 		}
 	}

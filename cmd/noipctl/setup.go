@@ -60,7 +60,7 @@ func newSetup(path string) (*setup, error) {
 // fresh is the text of a configuration where there was none.
 func (s *setup) fresh() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Made by noipctl guide, which changes it too when it is run again. All keys: noipchat.toml(5).\n")
+	fmt.Fprintf(&b, "# Made by noipctl guide, which changes it too when it is run again.\n# All keys: noipchat.toml(5).\n")
 	fmt.Fprintf(&b, "name = %q   # of this server: its users are user@NAME\n", s.name)
 	if s.log != config.Default().Log {
 		fmt.Fprintf(&b, "log = %q\n", s.log)

@@ -98,6 +98,7 @@ type Link struct {
 	Local   string   `toml:"local" change:"hot"`                      // the IP address to connect from, of remote's family; "": the system chooses
 	Remote  string   `toml:"remote" change:"hot"`                     // "ip:port"; for kind "unix", an absolute path; for "exec", ""
 	Command []string `toml:"command" change:"hot"`                    // the argv for kind "exec", whose stdin and stdout are the stream; else none
+	Line    string   `toml:"line" change:"hot"`                       // what is known of a slow one: "rate=1200,latency=2.5s,metered,exclusive"; "": nothing
 	Timeout Duration `toml:"timeout" range:"0s..52w" change:"hot"`    // without traffic, after which it is closed: 1s at least, or 0, which is never
 	Cost    int      `toml:"cost" range:"1..65000" change:"hot"`      // the least is tried first, then the first written
 }

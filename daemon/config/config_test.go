@@ -155,9 +155,9 @@ func TestPeers(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Link{
-		{"tcp", "192.0.2.1", "198.51.100.7:10001", nil, 0, 1},
-		{"tcp", "", "198.51.100.7:10001", nil, Duration(15 * time.Second), 10},
-		{"exec", "", "", []string{"ssh", "-T", "noipchat@server2", "noipchatd", "--stdio"}, Duration(5 * time.Minute), 65000},
+		{"tcp", "192.0.2.1", "198.51.100.7:10001", nil, "", 0, 1},
+		{"tcp", "", "198.51.100.7:10001", nil, "", Duration(15 * time.Second), 10},
+		{"exec", "", "", []string{"ssh", "-T", "noipchat@server2", "noipchatd", "--stdio"}, "latency=250ms,metered", Duration(5 * time.Minute), 65000},
 	}
 	if !reflect.DeepEqual(c.Peers[0].Links, want) {
 		t.Errorf("%+v", c.Peers[0].Links)

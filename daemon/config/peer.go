@@ -8,6 +8,7 @@ import (
 
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/transport"
 )
 
 // checkPeers judges all that is said about other servers.
@@ -80,6 +81,13 @@ func (l *loader) checkLink(k *Link, key string, used map[string]place) {
 	}
 	if at, ok := l.given(key + ".timeout"); ok && k.Timeout > 0 && k.Timeout < Duration(time.Second) {
 		l.fail(at, key+".timeout", "", `peer.link.timeout is %v, must be 1s at least, or "0s" to keep the link for ever`, k.Timeout)
+	}
+	if at, ok := l.given(key + ".line"); ok {
+		line, err := transport.ParseProperties(k.Line)
+		if err != nil {
+			l.fail(at, key+".line", "", "peer.link.line: %v", err)
+		}
+		k.Line = line.String()
 	}
 	errs := len(l.errs)
 	switch {

@@ -211,7 +211,7 @@ func sample() *desk {
 		configuration: Configuration{"/etc/noipchat/noipchat.toml", "name = \"server1\"\n", List[ConfigValue]{{"max_hops", "10", "default", true, false}}},
 		peers: []Peer{{
 			"server2", "noip1def", "cd ef", "confirmed", at, "noipchat.toml:7", List[string]{"server9"},
-			List[Link]{{"tcp", "192.0.2.1", "198.51.100.7:10001", List[string]{"a"}, 15, 10}}, "12 34", at,
+			List[Link]{{"tcp", "192.0.2.1", "198.51.100.7:10001", List[string]{"a"}, "metered", 15, 10}}, "12 34", at,
 			Up, "what", "tcp", "198.51.100.7:10001", at, at, 10, 0.5, 1, 2, 3, 4, 5, 6, 7.5,
 		}},
 		routes:  []Route{{"server9", "ab cd", true, "server2", 20, true, true, 1.5}},

@@ -279,6 +279,7 @@ type Link struct {
 	Local          string       `json:"local,omitempty"`
 	Remote         string       `json:"remote,omitempty"`
 	Command        List[string] `json:"command"`
+	Line           string       `json:"line,omitempty"`  // what is known of a slow one, as in the configuration
 	TimeoutSeconds float64      `json:"timeout_seconds"` // 0: it is kept for ever
 	Cost           int          `json:"cost"`
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/noipchat/noipchat/daemon/identity"
@@ -229,13 +230,11 @@ func (p *Peers) adopt(l *link) *message.Refusal {
 // upLocked begins a conversation about routes.
 func (p *Peers) upLocked(l *link) {
 	e := l.peer
-	cost := 10
+	cost := 10 // of who dials us, and whom we don't
 	if l.way != nil {
 		cost = l.way.Cost
-	} else {
-		for _, w := range e.conf.Ways {
-			cost = min(cost, w.Cost)
-		}
+	} else if len(e.conf.Ways) > 0 {
+		cost = slices.MinFunc(e.conf.Ways, func(a, b Way) int { return a.Cost - b.Cost }).Cost
 	}
 	p.table.PeerUp(p.now(), route.Peer{Server: l.id, Cost: min(cost, route.MaxCost), Quiet: l.Conn().Transport().Properties().Quiet(), Pinned: e.known})
 	if e.known {

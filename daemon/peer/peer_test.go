@@ -481,6 +481,26 @@ func TestIdle(t *testing.T) {
 	})
 }
 
+// TestCost: a link costs what the configuration says, whoever of the two has dialled.
+func TestCost(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		w.link("a", "b", 0)
+		w.link("b", "a", 0)
+		for _, s := range w.servers {
+			s.conf.Peers[0].Ways[0].Cost = 50
+			s.peers.Configure(s.conf)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		for name, s := range w.servers {
+			if routes := s.peers.Routes(); len(routes) != 1 || routes[0].Metric < 50 {
+				t.Errorf("%s has the routes %+v", name, routes)
+			}
+		}
+	})
+}
+
 // TestRetry: an admin needn't wait for the time of the next attempt.
 func TestRetry(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

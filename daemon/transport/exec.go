@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -151,9 +153,29 @@ func start(argv []string, line Properties, log *slog.Logger) (Conn, error) {
 	if err != nil {
 		s.Close()
 		stderr.Close()
+		if forbidden(argv[0]) {
+			err = errors.New("permission denied: the unit's sandbox allows it only with /usr/share/noipchat/exec-links.conf")
+		}
 		return nil, fmt.Errorf("running %s: %w", argv[0], err)
 	}
 	return watch(&command{socket: s, name: argv[0], pid: cmd.Process.Pid, stderr: stderr, log: log}, cmd.Process), nil
+}
+
+// forbidden tells whether a program is there and its mode lets anybody run it, but its mount
+// doesn't: that is how our unit's sandbox keeps us from running programs, and os/exec calls
+// it not found.
+func forbidden(program string) bool {
+	paths := []string{program}
+	if !strings.Contains(program, "/") {
+		paths = nil
+		for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+			paths = append(paths, filepath.Join(dir, program))
+		}
+	}
+	return slices.ContainsFunc(paths, func(path string) bool {
+		info, err := os.Stat(path)
+		return err == nil && info.Mode().IsRegular() && info.Mode()&0o001 != 0 && errors.Is(unix.Access(path, unix.X_OK), unix.EACCES)
+	})
 }
 
 // watch starts the goroutines of a command.
