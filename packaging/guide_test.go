@@ -11,6 +11,7 @@ import (
 // TestTwoServers joins two fresh hosts, one of them behind NAT, by nothing but the guide and
 // each other's line; then their users talk.
 func TestTwoServers(t *testing.T) {
+	t.Parallel()
 	open := up(t, "o", "bookworm")
 	const net = "behind" // it outlives the test: the tool takes networks down with all hosts only
 	exec.Command(open.lab, "net", "add", net, "--nat", "lan").Run()
@@ -44,6 +45,7 @@ func TestTwoServers(t *testing.T) {
 // TestGuide is the guide in a terminal. Its screens are those of docs/guide.md, into which -update
 // writes them.
 func TestGuide(t *testing.T) {
+	t.Parallel()
 	h := boot(t, "bookworm", "tmux", "ufw", "firewalld", "nftables")
 	address := h.address(4, 0)
 	c := openChapter(t, "guide.md")
@@ -105,6 +107,7 @@ func (h *host) ill(about, what, cause, cure string) {
 
 // TestCheck provokes on a host what cmd/noipctl can't in a process.
 func TestCheck(t *testing.T) {
+	t.Parallel()
 	h := boot(t, "bookworm", "ufw", "firewalld", "nftables")
 	h.sh("systemctl disable --now firewalld 2>/dev/null; nft flush ruleset; timedatectl set-ntp true 2>/dev/null; noipctl guide --yes --name server1 --listen 0.0.0.0:10001; printf '[limits]\\nsessions = 1000\\n' >>/etc/noipchat/noipchat.toml; noipctl reload")
 	const all = "systemctl daemon-reload; systemctl reset-failed 'noipchat*' 2>/dev/null; systemctl start noipchat.socket noipchat.service; noipctl status >/dev/null"
@@ -156,6 +159,7 @@ func TestCheck(t *testing.T) {
 // TestHostFiles uses what contrib has for a host: a firewall's names for the port, and the
 // Ansible role, whose second run changes nothing.
 func TestHostFiles(t *testing.T) {
+	t.Parallel()
 	h := boot(t, "bookworm", "ufw", "firewalld", "nftables", "ansible-core")
 	h.sh("systemctl disable --now firewalld 2>/dev/null; nft flush ruleset")
 	h.tool("push", h.name, "../contrib/ansible", "/root/")

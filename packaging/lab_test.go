@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -64,6 +65,8 @@ func (h *host) configure(text string) {
 	h.sh("cat >/etc/noipchat/noipchat.toml <<'END'\n" + text + "END\nsystemd-tmpfiles --create noipchat.conf")
 }
 
+var reserved atomic.Int32 // hosts: tests run side by side
+
 // reserve names a host, which is there until the end of t.
 func reserve(t *testing.T, name string) *host {
 	t.Helper()
@@ -71,7 +74,7 @@ func reserve(t *testing.T, name string) *host {
 	if lab == "" || os.Geteuid() != 0 {
 		t.Skip("it needs root, and hosts with a systemd: $NOIPCHAT_LAB")
 	}
-	h := &host{t, lab, fmt.Sprintf("%s%d", name, os.Getpid()%100_000)}
+	h := &host{t, lab, fmt.Sprintf("%s%d-%d", strings.TrimSuffix(name, "-"), os.Getpid()%100_000, reserved.Add(1))}
 	t.Cleanup(func() { exec.Command(lab, "down", "--cut", h.name).Run() })
 	return h
 }
@@ -122,6 +125,7 @@ const (
 
 // TestService is the life of a service on both systemds that are supported.
 func TestService(t *testing.T) {
+	t.Parallel()
 	for _, suite := range []string{"bookworm", "trixie"} {
 		t.Run(suite, func(t *testing.T) {
 			h := boot(t, suite)
@@ -190,6 +194,7 @@ connect 127.0.0.1 443; connect 127.0.0.1 10001; systemctl list-units --failed --
 // TestHandoff: in the sandbox, under both systemds, a server hands over to the program
 // that has replaced it on disk, again and again, and systemd sees the same service.
 func TestHandoff(t *testing.T) {
+	t.Parallel()
 	for _, suite := range []string{"bookworm", "trixie"} {
 		t.Run(suite, func(t *testing.T) {
 			h := boot(t, suite)

@@ -118,6 +118,7 @@ done; echo $taken $refused`
 // TestPackages is the life of a server and its users, from the first installation to
 // the last message after a purge.
 func TestPackages(t *testing.T) {
+	t.Parallel()
 	packages := deb(t, 1, "noipchat")
 	server := up(t, "s", "bookworm", "--with", "logrotate,rpm,needrestart")
 	left := up(t, "l", "bookworm")
@@ -274,6 +275,7 @@ cd /var/log/noipchat && stat -c '%U %a' noipchat.log && grep -c user/disable noi
 
 // TestRPM has rpm itself run the scripts, on a system that is Debian otherwise.
 func TestRPM(t *testing.T) {
+	t.Parallel()
 	one := rpm(t, 1, "noipchat")
 	h := up(t, "p", "bookworm", "--with", "logrotate,rpm")
 	h.push(one, "1.rpm")

@@ -10,19 +10,40 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/noipchat/noipchat/daemon/config"
 )
 
-// programs builds the three programs of this tree once.
-func programs(t *testing.T) string {
-	t.Helper()
-	bin := t.TempDir()
+// bin is the folder of the three programs of this tree, when somebody has asked for them.
+var bin string
+
+var build = sync.OnceValue(func() error {
 	build := exec.Command("go", "build", "-trimpath", "-o", bin, "../cmd/noipchatd", "../cmd/noipctl", "../cmd/noipchat")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	out, err := build.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	return nil
+})
+
+func TestMain(m *testing.M) {
+	var err error
+	if bin, err = os.MkdirTemp("", "noipchat-programs-"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	os.RemoveAll(bin)
+	os.Exit(code)
+}
+
+// programs builds the three programs of this tree, once, and returns their folder.
+func programs(t *testing.T) string {
+	t.Helper()
+	if err := build(); err != nil {
+		t.Fatal(err)
 	}
 	return bin
 }

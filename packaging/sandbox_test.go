@@ -20,6 +20,7 @@ var untried = map[string]string{
 // unit forbids, and everything that the server needs. Outside of the sandbox, as the
 // same user, most of the same attacks succeed: they are real.
 func TestSandbox(t *testing.T) {
+	t.Parallel()
 	for _, suite := range []string{"bookworm", "trixie"} {
 		t.Run(suite, func(t *testing.T) {
 			h := boot(t, suite)
