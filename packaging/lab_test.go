@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -74,7 +75,8 @@ func reserve(t *testing.T, name string) *host {
 	if lab == "" || os.Geteuid() != 0 {
 		t.Skip("it needs root, and hosts with a systemd: $NOIPCHAT_LAB")
 	}
-	h := &host{t, lab, fmt.Sprintf("%s%d-%d", strings.TrimSuffix(name, "-"), os.Getpid()%100_000, reserved.Add(1))}
+	unique := strconv.FormatInt(int64(os.Getpid()%(36*36))*36*36+int64(reserved.Add(1)), 36) // names are short
+	h := &host{t, lab, strings.TrimSuffix(name, "-") + unique}
 	t.Cleanup(func() { exec.Command(lab, "down", "--cut", h.name).Run() })
 	return h
 }
