@@ -113,6 +113,9 @@ func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
 			d.Close()
 		}
 	}()
+	if err := backup.Whole(o.State); err != nil {
+		return nil, err
+	}
 	if err := d.openState(); err != nil {
 		return nil, err
 	}
