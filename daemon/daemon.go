@@ -373,6 +373,6 @@ func Check(o Options) error {
 	} else if err == nil && keyErr == nil {
 		err = ownKey(c, key.Public())
 	}
-	all := []error{err, keyErr, identity.CheckServers(o.State), spool.Check(filepath.Join(o.State, "spool"))}
+	all := []error{err, backup.Whole(o.State), keyErr, identity.CheckServers(o.State), spool.Check(filepath.Join(o.State, "spool"))}
 	return errors.Join(append(all, identity.CheckUsers(o.State)...)...)
 }

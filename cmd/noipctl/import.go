@@ -118,7 +118,7 @@ func (i *importing) vacant() error {
 		return err
 	}
 	for _, e := range entries {
-		if !i.again && !stays(e.Name()) {
+		if !i.again && !stays(e.Name()) && !durable.IsTemp(e.Name()) {
 			return i.refuse(filepath.Join(i.state, e.Name()))
 		}
 	}
