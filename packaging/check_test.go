@@ -148,7 +148,7 @@ func (p *patient) types(f finding, answers []string) (log string) {
 		}
 		line = strings.NewReplacer(answers...).Replace(strings.TrimSpace(line))
 		if strings.Contains(line, "LINE") {
-			line = strings.Replace(line, "LINE", at.other.line(), 1)
+			line = strings.Replace(line, "LINE", at.other.line()+" --idle 0s", 1)
 		}
 		out, err := at.try(line)
 		log += fmt.Sprintf("\n%s $ %s\n%s %v", at.server, line, out, err)
@@ -197,7 +197,6 @@ const tools = "ufw,firewalld,nftables,strace"
 // alone is what can be wrong with one server.
 func (p *patient) alone() {
 	const (
-		stop  = "systemctl stop noipchat.socket noipchat.service; "
 		all   = "systemctl daemon-reload; systemctl start noipchat.socket noipchat.service; noipctl status >/dev/null; "
 		toml  = "/etc/noipchat/noipchat.toml"
 		drop  = "mkdir -p /etc/systemd/system/noipchat.service.d; printf '[Service]\\n%s\\n' >/etc/systemd/system/noipchat.service.d/override.conf; systemctl daemon-reload; "
@@ -208,19 +207,19 @@ func (p *patient) alone() {
 	guide := "noipctl guide --yes --public " + address
 	p.sh("systemctl -q disable --now firewalld ufw 2>/dev/null; nft flush ruleset; chmod -x /usr/sbin/ufw /usr/bin/firewall-cmd; " + // they are slow
 		"ln -s /usr/bin/env /usr/local/bin/sudo; printf '#!/bin/sh\\nsed -i s/^nmae/name/ \"$1\"\\n' >/usr/local/bin/editor; chmod +x /usr/local/bin/editor\n" +
-		guide + " --name " + p.server + "; for u in alice bob; do echo correct horse | noipctl user add $u --password-stdin; done\n" +
-		"echo correct horse | noipchat login alice@" + p.server + " --server 127.0.0.1:10001 --trust-first --password-stdin")
+		"printf '[limits]\\nsessions = 1000\\n' >/etc/noipchat/conf.d/limits.toml\n" + // as many files as a host may open that is poor
+		guide + " --name " + p.server)
 	p.well()
 	for _, i := range []illness{
-		{about: "running", what: "permission", check: "setpriv --reuid=nobody --regid=nogroup --clear-groups noipctl check --json"},
+		{about: "running", what: "not allowed to open /run/noipchat/control.sock", check: "setpriv --reuid=nobody --regid=nogroup --clear-groups noipctl check --json"},
 		{about: "running", what: "the server does not run", cause: stop},
 		{about: "configuration", what: "there is no configuration", cause: stop + "rm " + toml, answers: []string{"noipctl guide", guide + " --name " + p.server}},
 		{about: "configuration", what: "unknown key nmae", cause: "sed -i s/^name/nmae/ " + toml},
 		{about: "reload", what: "the last reload was refused", cause: "sed -i s/^name/nmae/ " + toml + "; noipctl reload || true", before: "sed -i s/^nmae/name/ " + toml},
-		{about: "reload", what: "changes that are not live", // nobody is told that something was mounted
-			cause: "cp -p " + toml + " /root/other.toml; printf '[limits]\\nsessions = 1000\\n' >>/root/other.toml; mount --bind /root/other.toml " + toml},
 
 		{about: "unit", what: "noipchat.service is masked", cause: stop + "systemctl -q mask noipchat.service"},
+		{about: "reload", what: "changes that are not live", // nobody is told that something was mounted
+			cause: "cp -p " + toml + " /root/other.toml; sed -i '1i max_hops = 7' /root/other.toml; mount --bind /root/other.toml " + toml},
 		{about: "unit", what: "noipchat.socket is not there", cause: "rm /usr/lib/systemd/system/noipchat.socket; systemctl daemon-reload", answers: []string{"./noipchat_*.deb", "/root/noipchat_*.deb"}},
 		{about: "unit", what: "noipchat.socket is disabled", cause: "systemctl -q disable noipchat.socket"},
 		{about: "unit", what: "is overridden by /etc/systemd/system/noipchat.service", cause: "cp /usr/lib/systemd/system/noipchat.service /etc/systemd/system/; systemctl daemon-reload"},
@@ -248,7 +247,7 @@ func (p *patient) alone() {
 		{about: "public", what: "which is on this machine, but no interface listens there", cause: strings.Replace(guide, ":10001", ":4", 1), answers: []string{"noipctl guide", guide}},
 		{about: "public", what: "no interface has an address that others are told", cause: "sed -i 's/^public.*/public = []/' " + toml + "; noipctl reload",
 			answers: []string{"noipctl guide", "noipctl guide --yes", "IP:PORT", address}},
-		{about: "notice", what: "moved to", cause: stop + "echo no journal | dd of=$(find " + state + "/spool/journal -type f | head -1) conv=notrunc status=none; " + all},
+		{about: "notice", what: "moved to", cause: stop + "f=" + state + "/spool/journal/1; echo no journal >$f; chown noipchat $f; " + all},
 
 		{about: "firewall", what: "ufw lets nobody in at port 10001", cause: "chmod +x /usr/sbin/ufw; ufw --force enable"},
 		{about: "firewall", what: "firewalld lets nobody in at port 10001", cause: "ufw --force disable; chmod -x /usr/sbin/ufw; chmod +x /usr/bin/firewall-cmd; systemctl start firewalld"},
@@ -264,8 +263,7 @@ func (p *patient) alone() {
 	for _, i := range []illness{
 		{about: "disk", what: "is nearly full", cause: fmt.Sprintf(size, "100M"), before: large},
 		{about: "disk", what: "has room for", cause: "mkdir " + state + "/junk; cd " + state + "/junk; touch $(seq 3850)", before: "rm -r " + state + "/junk"},
-		{about: "disk", what: "the disk is full", cause: fmt.Sprintf(size, "$(df --output=used -k "+state+" | tail -1 | tr -d ' ')k") +
-			"; for i in $(seq 50); do noipctl status --json | grep -q '\"full\":true' && break; noipchat send bob@" + p.server + " -m \"$(head -c 30000 /dev/zero | tr '\\0' x)\" --wait held --timeout 1s >/dev/null 2>&1; done", before: large},
+		{about: "disk", what: "the disk is full", cause: fmt.Sprintf(size, "$(df --output=used -k "+state+" | tail -1 | tr -d ' ')k"), before: large},
 	} {
 		p.ill(i)
 	}

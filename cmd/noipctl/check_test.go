@@ -234,8 +234,9 @@ func TestCheckPeers(t *testing.T) {
 		{Name: "server4", Fingerprint: b, Standing: "waiting"},
 		{Name: "server5", Fingerprint: b, Standing: "waiting"},
 		{Name: "server6", Fingerprint: b, Standing: "distrusted", Origin: "x:1"},
-		{Name: "server9", State: control.Down, Error: "invalid: the server there is called server1, not server9"},
+		{Name: "server9", State: control.Down, Links: control.List[control.Link]{{}}, Error: "invalid: the server there is called server1, not server9"},
 		{Name: "server7", Fingerprint: a, Standing: "pinned", State: control.Up},
+		{Name: "server7", Fingerprint: a, Standing: "pinned", State: control.Down, Error: "it has dialled, and stops"},
 	}}
 	c.routes = []control.Route{{Server: "server7", Fingerprint: a}, {Server: "server10", Fingerprint: a}, {Server: "server10", Fingerprint: b}}
 	c.reach = []control.Reach{

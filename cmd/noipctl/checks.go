@@ -36,6 +36,12 @@ func (c *checkup) configuration() {
 			c.add(severe, "configuration", "noipctl guide", "there is no configuration: %s", c.path)
 			return
 		}
+		if f, err := os.Open(c.path); err == nil {
+			f.Close()
+		} else if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+			c.add(mild, "configuration", "sudo noipctl check", "you may not read %s, and see the less here", c.path)
+			return
+		}
 		for _, e := range wrong {
 			do := "editor " + e.File
 			if e.Hint != "" {
@@ -322,6 +328,7 @@ func (c *checkup) clock() {
 
 // What a disk should have left.
 const (
+	full        = 1 << 20   // bytes; the server sees it only when it writes much
 	leastFree   = 512 << 20 // bytes
 	leastInodes = 10_000
 )
@@ -330,15 +337,15 @@ func (c *checkup) space() {
 	if c.status == nil {
 		return
 	}
-	if c.status.Disk.Full {
-		c.add(severe, "disk", "df -h "+c.status.State+"   # and make room there", "the disk is full: nothing is accepted for who is away")
-		return
-	}
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(c.status.State, &fs); err != nil {
 		return
 	}
 	free, total := int64(fs.Bavail)*int64(fs.Bsize), int64(fs.Blocks)*int64(fs.Bsize)
+	if c.status.Disk.Full || free < full {
+		c.add(severe, "disk", "df -h "+c.status.State+"   # and make room there", "the disk is full: nothing is accepted for who is away")
+		return
+	}
 	if free < leastFree || free < total/50 {
 		c.add(mild, "disk", "df -h "+c.status.State+"   # and make room there", "the disk of %s is nearly full: %s of %s are free", c.status.State, cli.Size(free), cli.Size(total))
 	}
@@ -473,11 +480,12 @@ var remedies = []struct{ says, do string }{
 	{"", "noipctl peer show PEER\nnoipctl queue retry PEER   # when that is mended"},
 }
 
-// links finds peers that can't be reached, and why.
+// links finds peers that can't be reached, and why. One that is never dialled is missed only
+// when something waits for it.
 func (c *checkup) links() {
 	for _, p := range c.peers {
 		switch {
-		case p.State == control.Up || p.Error == "" || p.RefusedFingerprint != "":
+		case p.State == control.Up || p.Error == "" || p.RefusedFingerprint != "" || len(p.Links) == 0 && p.Messages == 0:
 		case strings.Contains(p.Error, "the server there is called "+c.status.Server+", not"):
 			c.add(severe, "name", "noipctl guide   # on "+p.Name+": it needs another name\nnoipctl queue retry "+p.Name, "%s calls itself %s, as this server does", p.Name, c.status.Server)
 		default:
