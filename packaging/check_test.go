@@ -191,8 +191,13 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// tools are what hosts have that are looked at, beside the least.
-const tools = "ufw,firewalld,nftables,strace"
+// tools are what hosts have that are looked at, beside the least; open has them let in
+// everybody, and check not ask them, because they are slow; few is for hosts that may open few files.
+const (
+	tools = "ufw,firewalld,nftables,strace"
+	open  = "systemctl -q disable --now firewalld ufw 2>/dev/null; nft flush ruleset; chmod -x /usr/sbin/ufw /usr/bin/firewall-cmd\n"
+	few   = "printf '[limits]\\nsessions = 1000\\n' >/etc/noipchat/conf.d/limits.toml\n"
+)
 
 // alone is what can be wrong with one server.
 func (p *patient) alone() {
@@ -205,9 +210,7 @@ func (p *patient) alone() {
 	)
 	address := p.address(4, 0) + ":10001"
 	guide := "noipctl guide --yes --public " + address
-	p.sh("systemctl -q disable --now firewalld ufw 2>/dev/null; nft flush ruleset; chmod -x /usr/sbin/ufw /usr/bin/firewall-cmd; " + // they are slow
-		"ln -s /usr/bin/env /usr/local/bin/sudo; printf '#!/bin/sh\\nsed -i s/^nmae/name/ \"$1\"\\n' >/usr/local/bin/editor; chmod +x /usr/local/bin/editor\n" +
-		"printf '[limits]\\nsessions = 1000\\n' >/etc/noipchat/conf.d/limits.toml\n" + // as many files as a host may open that is poor
+	p.sh(open + few + "ln -s /usr/bin/env /usr/local/bin/sudo; printf '#!/bin/sh\\nsed -i s/^nmae/name/ \"$1\"\\n' >/usr/local/bin/editor; chmod +x /usr/local/bin/editor\n" +
 		guide + " --name " + p.server)
 	p.well()
 	for _, i := range []illness{
