@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/noipchat/noipchat/daemon/config"
 	"github.com/noipchat/noipchat/daemon/control"
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
@@ -309,12 +310,13 @@ func (d *Daemon) RemoveFromQueue(_ context.Context, name string, ids []message.I
 	return removed, nil
 }
 
-// RetryQueue implements control.Daemon.
+// RetryQueue implements control.Daemon. A peer for which nothing waits is dialled too.
 func (d *Daemon) RetryQueue(_ context.Context, name string) error {
 	queues := d.queuesOf(name)
-	if len(queues) == 0 {
+	if len(queues) == 0 && !slices.ContainsFunc(d.conf().Peers, func(p config.Peer) bool { return p.Name == name }) {
 		return fmt.Errorf("queue %s: %w", name, control.ErrNotFound)
 	}
+	d.federation.Retry(name)
 	var turn spool.Turn
 	for _, q := range queues {
 		q.WakeAll(&turn)

@@ -86,8 +86,7 @@ func (p *patient) ill(i illness) {
 			}
 		}
 		if told < 0 && time.Now().After(end) {
-			p.t.Errorf("after %s\ncheck doesn't tell of %s: %s\n%q\njournal:\n%s", i.cause, i.about, i.what, all, p.journal())
-			return
+			p.t.Fatalf("after %s\ncheck doesn't tell of %s: %s\n%q\njournal:\n%s", i.cause, i.about, i.what, all, p.journal())
 		}
 	}
 	f := all[told]
@@ -117,8 +116,7 @@ func (p *patient) ill(i illness) {
 			}
 		}
 		if time.Now().After(end) {
-			p.t.Errorf("after %s\ncheck still tells of %q\nThis was typed: %s\njournal:\n%s", i.cause, all, log, p.journal())
-			return
+			p.t.Fatalf("after %s\ncheck still tells of %q\nThis was typed: %s\njournal:\n%s", i.cause, all, log, p.journal())
 		}
 	}
 }
@@ -315,11 +313,18 @@ systemd-run -q --unit=%[1]s -p Type=notify noipchatd --config /srv/%[1]s/c.toml 
 		{about: "peer", what: o.server + " doesn't know this server", there: "noipctl peer remove " + p.server},
 		{about: "peer", what: o.server + " distrusts this server", there: "noipctl peer distrust " + p.server},
 		{about: "peer", what: o.server + " is configured, and distrusted", cause: "noipctl peer distrust " + o.server},
+		{about: "peer", what: o.server + " knows this key under another name",
+			there: "printf '[[peer]]\\nname = \"older\"\\nkey = \"%s\"\\n' $(noipctl peer show " + p.server + " --json | grep -o 'noip1[a-z2-7]*' | head -1) >" + conf + "older.toml; noipctl peer remove " + p.server + "; " + enact,
+			then:  "rm " + conf + "older.toml; noipctl peer add " + p.line() + " --idle 0s"},
 		{about: "key", what: o.server + " showed another key", there: otherKey + "; systemctl restart noipchat", answers: []string{"noipctl peer trust", "# noipctl peer trust"}},
 		{about: "peer", what: "another key of " + p.server + " is known here", cause: otherKey + "; systemctl restart noipchat"},
 		{about: "public", what: o.server + " doesn't reach this server there: no answer", cause: dropped},
+		{about: "public", what: o.server + " doesn't reach this server there: connection refused", cause: "noipctl guide --yes --public " + there + ":10077",
+			answers: []string{"noipctl guide", "noipctl guide --yes --public " + address}},
 		{about: "clock", what: "the clock of " + o.server + " is 2h0m0s ahead of ours", there: o.late(), then: "mv /usr/lib/noipchat/right /usr/lib/noipchat/noipchatd; noipctl handoff"},
 
+		{about: "peer", what: "the server there is called server4, not server8", there: others("called", "server4", "10008", "[federation]\nunknown = \"accept\""),
+			cause: "noipctl peer add 'noipchat://server8@" + there + ":10008/'; noipctl queue retry server8", answers: []string{"LINE", "'noipchat://server4@" + there + ":10008/'"}},
 		{about: "name", what: "2 servers call themselves server3", there: others("twin1", "server3", "10003", dials(p.server, address)) + others("twin2", "server3", "10004", dials(p.server, address)),
 			cause: "printf '[federation]\nunknown = \"ask\"\n' >" + conf + "ask.toml; " + enact, then: "systemctl stop twin1 twin2"},
 		{about: "peer", what: "server5 waits to be trusted", there: others("fifth", "server5", "10005", dials(p.server, address))},
@@ -329,12 +334,13 @@ systemd-run -q --unit=%[1]s -p Type=notify noipchatd --config /srv/%[1]s/c.toml 
 		{about: "name", what: "2 keys are known of server6", there: "printf '[federation]\nunknown = \"accept\"\n' >" + conf + "accept.toml; " + enact + "\n" + others("sixth", "server6", "10006", dials(o.server, "127.0.0.1:10001")),
 			cause:  "printf '[[peer]]\nname = \"server6\"\nkey = \"%s\"\n' $(noipctl peer show server5 --json | grep -o 'noip1[a-z2-7]*' | head -1) >" + conf + "server6.toml; " + enact,
 			before: "rm " + conf + "server6.toml; noipctl reload"},
+		{about: "peer", what: "an admin of " + o.server + " has to trust this server first", there: "printf '[federation]\\nunknown = \"ask\"\\n' >" + conf + "accept.toml; " + enact + "; noipctl peer remove " + p.server},
 	} {
 		p.ill(i)
 	}
 	// As it was.
-	p.sh("nft flush ruleset; rm -f " + conf + "ask.toml " + conf + "server9.toml; noipctl reload; for s in server3 server5; do noipctl peer distrust $s; done")
-	o.sh("systemctl stop fifth namesake sixth; rm -rf /srv/* " + conf + "accept.toml; noipctl reload")
+	o.sh("systemctl stop called fifth namesake sixth; rm -rf /srv/* " + conf + "accept.toml; noipctl reload; noipctl peer add " + p.line() + " --idle 0s")
+	p.sh("nft flush ruleset; noipctl peer remove server4; rm -f " + conf + "ask.toml " + conf + "server9.toml; noipctl reload; for s in server3 server4 server5; do noipctl peer distrust $s; done")
 	p.well()
 	o.well()
 }
