@@ -145,8 +145,8 @@ func (p *patient) types(f finding, answers []string) (log string) {
 			at = p.other
 		}
 		line = strings.NewReplacer(answers...).Replace(strings.TrimSpace(line))
-		if strings.Contains(line, "LINE") {
-			line = strings.Replace(line, "LINE", at.other.line()+" --idle 0s", 1)
+		if before, after, found := strings.Cut(line, "LINE"); found {
+			line = before + at.other.line() + " --idle 0s" + after
 		}
 		out, err := at.try(line)
 		log += fmt.Sprintf("\n%s $ %s\n%s %v", at.server, line, out, err)
@@ -339,7 +339,7 @@ systemd-run -q --unit=%[1]s -p Type=notify noipchatd --config /srv/%[1]s/c.toml 
 		p.ill(i)
 	}
 	// As it was.
-	o.sh("systemctl stop called fifth namesake sixth; rm -rf /srv/* " + conf + "accept.toml; noipctl reload; noipctl peer add " + p.line() + " --idle 0s")
+	o.sh("systemctl stop called fifth namesake sixth; rm -rf /srv/* " + conf + "accept.toml; noipctl reload; noipctl peer distrust server6; noipctl peer add " + p.line() + " --idle 0s")
 	p.sh("nft flush ruleset; noipctl peer remove server4; rm -f " + conf + "ask.toml " + conf + "server9.toml; noipctl reload; for s in server3 server4 server5; do noipctl peer distrust $s; done")
 	p.well()
 	o.well()
