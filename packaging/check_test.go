@@ -288,6 +288,7 @@ func (p *patient) federated(t *testing.T) {
 	p.other, o.other = &o, p
 	address, there := p.address(4, 0)+":10001", o.address(4, 0)
 	const conf = "/etc/noipchat/conf.d/"
+	sixth := "server6" + p.server // the other direction has distrusted it
 	if !strings.Contains(p.sh("noipctl peer list"), o.server) {
 		join(p.host, o.host, " --idle 0s")
 	}
@@ -331,15 +332,15 @@ systemd-run -q --unit=%[1]s -p Type=notify noipchatd --config /srv/%[1]s/c.toml 
 		{about: "name", what: "server9 calls itself " + p.server + ", as this server does", there: others("namesake", p.server, "10009", ""),
 			cause: "cat >" + conf + "server9.toml <<'END'\n" + dials("server9", there+":10009") + "END\n" + enact,
 			then:  "systemctl stop namesake; " + others("namesake", "server9", "10009", "[federation]\nunknown = \"accept\""), answers: []string{"noipctl guide", "# noipctl guide"}},
-		{about: "name", what: "2 keys are known of server6", there: "printf '[federation]\nunknown = \"accept\"\n' >" + conf + "accept.toml; " + enact + "\n" + others("sixth", "server6", "10006", dials(o.server, "127.0.0.1:10001")),
-			cause:  "printf '[[peer]]\nname = \"server6\"\nkey = \"%s\"\n' $(noipctl peer show server5 --json | grep -o 'noip1[a-z2-7]*' | head -1) >" + conf + "server6.toml; " + enact,
-			before: "rm " + conf + "server6.toml; noipctl reload"},
+		{about: "name", what: "2 keys are known of " + sixth, there: "printf '[federation]\nunknown = \"accept\"\n' >" + conf + "accept.toml; " + enact + "\n" + others("sixth", sixth, "10006", dials(o.server, "127.0.0.1:10001")),
+			cause:  "printf '[[peer]]\nname = \"" + sixth + "\"\nkey = \"%s\"\n' $(noipctl peer show server5 --json | grep -o 'noip1[a-z2-7]*' | head -1) >" + conf + "sixth.toml; " + enact,
+			before: "rm " + conf + "sixth.toml; noipctl reload"},
 		{about: "peer", what: "an admin of " + o.server + " has to trust this server first", there: "printf '[federation]\\nunknown = \"ask\"\\n' >" + conf + "accept.toml; " + enact + "; noipctl peer remove " + p.server},
 	} {
 		p.ill(i)
 	}
 	// As it was.
-	o.sh("systemctl stop called fifth namesake sixth; rm -rf /srv/* " + conf + "accept.toml; noipctl reload; noipctl peer distrust server6; noipctl peer add " + p.line() + " --idle 0s")
+	o.sh("systemctl stop called fifth namesake sixth; rm -rf /srv/* " + conf + "accept.toml; noipctl reload; noipctl peer distrust " + sixth + "; noipctl peer add " + p.line() + " --idle 0s")
 	p.sh("nft flush ruleset; noipctl peer remove server4; rm -f " + conf + "ask.toml " + conf + "server9.toml; noipctl reload; for s in server3 server4 server5; do noipctl peer distrust $s; done")
 	p.well()
 	o.well()
