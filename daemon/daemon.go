@@ -113,6 +113,9 @@ func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
 			d.Close()
 		}
 	}()
+	if err := backup.Whole(o.State); err != nil {
+		return nil, err
+	}
 	if err := d.openState(); err != nil {
 		return nil, err
 	}
@@ -370,6 +373,6 @@ func Check(o Options) error {
 	} else if err == nil && keyErr == nil {
 		err = ownKey(c, key.Public())
 	}
-	all := []error{err, keyErr, identity.CheckServers(o.State), spool.Check(filepath.Join(o.State, "spool"))}
+	all := []error{err, backup.Whole(o.State), keyErr, identity.CheckServers(o.State), spool.Check(filepath.Join(o.State, "spool"))}
 	return errors.Join(append(all, identity.CheckUsers(o.State)...)...)
 }

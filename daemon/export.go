@@ -17,6 +17,9 @@ import (
 	"github.com/noipchat/noipchat/daemon/message"
 )
 
+// ErrHalf says that the state has a part of a server only: an import was killed.
+var ErrHalf = backup.ErrHalf
+
 // Export implements control.Daemon. What is sent is what was on disk at one moment, a
 // little after the call: the journal first, then the queue files, then users and the
 // rest, in the order in which a crash may leave them. What was acked before is there.

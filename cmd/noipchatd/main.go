@@ -190,6 +190,8 @@ func explain(err error) *cli.Error {
 	switch {
 	case errors.As(err, &bad):
 		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: bad.Hint()}
+	case errors.Is(err, daemon.ErrHalf):
+		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: "move the configuration away, and again: noipctl import FILE"}
 	case errors.Is(err, durable.ErrLocked):
 		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "another noipchatd uses this folder: systemctl status noipchat"}
 	case errors.Is(err, syscall.EADDRINUSE):

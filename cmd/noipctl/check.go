@@ -39,6 +39,7 @@ type checkup struct {
 	status *control.Status // nil: no daemon answers
 	live   *config.Config
 	peers  []control.Peer
+	routes []control.Route
 	reach  []control.Reach
 
 	found []finding
@@ -89,13 +90,14 @@ func (a *app) check(ctx context.Context, path string) []finding {
 			c.live, _ = config.Parse(live.Path, live.Text)
 		}
 		c.peers, _ = a.daemon().Peers(ctx)
+		c.routes, _ = a.daemon().Routes(ctx)
 		c.reach, _ = a.daemon().Reach(ctx)
 	}
 	c.old()
 	c.interfaces()
 	c.public()
-	c.reached()
 	c.firewall()
+	c.reached()
 	c.clock()
 	c.space()
 	c.owners()

@@ -101,7 +101,7 @@ func held(t *testing.T) string {
 }
 
 // TestCheck provokes what can be provoked in one process. Units, firewalls and disks are
-// the lab's: packaging TestGuide.
+// the lab's: packaging TestCheck.
 func TestCheck(t *testing.T) {
 	taken := held(t)
 	for _, test := range []struct {
@@ -234,9 +234,11 @@ func TestCheckPeers(t *testing.T) {
 		{Name: "server4", Fingerprint: b, Standing: "waiting"},
 		{Name: "server5", Fingerprint: b, Standing: "waiting"},
 		{Name: "server6", Fingerprint: b, Standing: "distrusted", Origin: "x:1"},
-		{Name: "server1", Fingerprint: b, Standing: "waiting"},
+		{Name: "server9", State: control.Down, Links: control.List[control.Link]{{}}, Error: "invalid: the server there is called server1, not server9"},
 		{Name: "server7", Fingerprint: a, Standing: "pinned", State: control.Up},
+		{Name: "server7", Fingerprint: a, Standing: "pinned", State: control.Down, Error: "it has dialled, and stops"},
 	}}
+	c.routes = []control.Route{{Server: "server7", Fingerprint: a}, {Server: "server10", Fingerprint: a}, {Server: "server10", Fingerprint: b}}
 	c.reach = []control.Reach{
 		{Peer: "server7", Address: "203.0.113.5:1", Problem: "connection refused", ClockSeconds: -7200.4},
 		{Peer: "server8", Address: "203.0.113.5:1", ClockSeconds: 59},
@@ -263,14 +265,15 @@ func TestCheckPeers(t *testing.T) {
 	want := []string{
 		"error key " + "server2 showed another key",
 		"error name " + "2 servers call themselves server4",
-		"error name " + "another server calls itself server1",
+		"error name " + "server9 calls itself server1, as this server does",
+		"error name " + "2 keys are known of server10: " + a + ", " + b,
 		"warning peer " + "server3 is not connected, and 4 messages wait for it: server3 refuses: not known there",
 		"warning peer " + "server5 waits to be trusted",
 		"warning peer " + "server6 is configured, and distrusted",
 	}
 	for _, w := range want {
 		if !slices.ContainsFunc(c.found, func(f finding) bool {
-			return strings.HasPrefix(f.Level+" "+f.About+" "+f.What, w) && strings.HasPrefix(f.Type, "noipctl peer ")
+			return strings.HasPrefix(f.Level+" "+f.About+" "+f.What, w) && strings.HasPrefix(f.Type, "noipctl ")
 		}) {
 			t.Errorf("%s is not in %q", w, c.found)
 		}

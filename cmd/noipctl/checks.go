@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"os/user"
@@ -33,6 +34,12 @@ func (c *checkup) configuration() {
 	case errors.As(err, &wrong):
 		if _, missing := os.Stat(c.path); errors.Is(missing, fs.ErrNotExist) {
 			c.add(severe, "configuration", "noipctl guide", "there is no configuration: %s", c.path)
+			return
+		}
+		if f, err := os.Open(c.path); err == nil {
+			f.Close()
+		} else if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+			c.add(mild, "configuration", "sudo noipctl check", "you may not read %s, and see the less here", c.path)
 			return
 		}
 		for _, e := range wrong {
@@ -123,7 +130,7 @@ func (c *checkup) interfaces() {
 			return l.pid == 1 || c.status != nil && l.pid == c.status.PID || !l.Addr().IsUnspecified() && !ip.IsUnspecified() && l.Addr() != ip || l.Addr().Is4() != ip.Is4()
 		})
 		if len(who) > 0 {
-			c.add(severe, "port", fmt.Sprintf("ss -ltnp 'sport = :%d'   # stop that program, then: noipctl reload", a.Port()), "port %d is taken: %s", a.Port(), who[0])
+			c.add(severe, "port", fmt.Sprintf("ss -ltnp 'sport = :%d'   # stop that program\nnoipctl reload", a.Port()), "port %d is taken: %s", a.Port(), who[0])
 		} else if c.status != nil && c.disk != nil {
 			n := slices.IndexFunc(c.status.Interfaces, func(s control.Interface) bool { return s.Bind == i.Bind })
 			if n >= 0 {
@@ -233,6 +240,10 @@ func (c *checkup) public() {
 // reached says what peers say of our addresses and of our clock. Where some reach us and
 // some don't, it may be by their own networks.
 func (c *checkup) reached() {
+	do := "noipctl guide   # where the router forwards the port, others are told the router's address"
+	if i := slices.IndexFunc(c.found, func(f finding) bool { return f.About == "firewall" }); i >= 0 {
+		do = c.found[i].Type
+	}
 	good := map[string]bool{}
 	for _, r := range c.reach {
 		good[r.Address] = good[r.Address] || r.Silent == "" && r.Problem == ""
@@ -247,8 +258,7 @@ func (c *checkup) reached() {
 			if good[r.Address] {
 				level = mild
 			}
-			c.add(level, "public", "noipctl guide   # and look at the firewall, and at what the router forwards",
-				"others are told %s, and %s doesn't reach this server there: %s", r.Address, r.Peer, r.Problem)
+			c.add(level, "public", do, "others are told %s, and %s doesn't reach this server there: %s", r.Address, r.Peer, r.Problem)
 		}
 		if off := time.Duration(r.ClockSeconds * float64(time.Second)).Round(time.Second); off.Abs() >= clockOff && !clocks[r.Peer] {
 			clocks[r.Peer] = true
@@ -256,7 +266,7 @@ func (c *checkup) reached() {
 			if off < 0 {
 				way = "behind"
 			}
-			c.add(mild, "clock", "timedatectl   # here and on "+r.Peer, "the clock of %s is %v %s ours", r.Peer, off.Abs(), way)
+			c.add(mild, "clock", "timedatectl set-ntp true   # here and on "+r.Peer, "the clock of %s is %v %s ours", r.Peer, off.Abs(), way)
 		}
 	}
 }
@@ -302,18 +312,23 @@ func (c *checkup) clock() {
 	}
 	for _, path := range files {
 		if info, err := os.Stat(path); err == nil && info.ModTime().After(now.Add(5*time.Minute)) {
-			c.add(severe, "clock", "timedatectl set-ntp true   # or: timedatectl set-time …", "the clock was put back, or is wrong: it is %s, and %s was written at %s", when(now), path, when(info.ModTime()))
+			c.add(severe, "clock", "timedatectl set-ntp true   # or: timedatectl set-time …\ntouch "+path+"   # if the clock is right now", "the clock was put back, or is wrong: it is %s, and %s was written at %s", when(now), path, when(info.ModTime()))
 			return
 		}
 	}
 	const unsynchronised = 5 // TIME_ERROR of adjtimex(2)
 	if state, err := syscall.Adjtimex(new(syscall.Timex)); err == nil && state == unsynchronised {
-		c.add(mild, "clock", "timedatectl set-ntp true   # where there is a time server", "nobody keeps this machine's clock right")
+		do := "timedatectl set-ntp true"
+		if can, err := run(c.ctx, "timedatectl", "show", "-p", "CanNTP", "--value"); err == nil && can == "no" {
+			do = "apt install systemd-timesyncd   # or chrony"
+		}
+		c.add(mild, "clock", do, "nobody keeps this machine's clock right")
 	}
 }
 
 // What a disk should have left.
 const (
+	full        = 1 << 20   // bytes; the server sees it only when it writes much
 	leastFree   = 512 << 20 // bytes
 	leastInodes = 10_000
 )
@@ -322,20 +337,20 @@ func (c *checkup) space() {
 	if c.status == nil {
 		return
 	}
-	if c.status.Disk.Full {
-		c.add(severe, "disk", "df -h "+c.status.State, "the disk is full: nothing is accepted for who is away")
-		return
-	}
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(c.status.State, &fs); err != nil {
 		return
 	}
 	free, total := int64(fs.Bavail)*int64(fs.Bsize), int64(fs.Blocks)*int64(fs.Bsize)
+	if c.status.Disk.Full || free < full {
+		c.add(severe, "disk", "df -h "+c.status.State+"   # and make room there", "the disk is full: nothing is accepted for who is away")
+		return
+	}
 	if free < leastFree || free < total/50 {
-		c.add(mild, "disk", "df -h "+c.status.State, "the disk of %s is nearly full: %s of %s are free", c.status.State, cli.Size(free), cli.Size(total))
+		c.add(mild, "disk", "df -h "+c.status.State+"   # and make room there", "the disk of %s is nearly full: %s of %s are free", c.status.State, cli.Size(free), cli.Size(total))
 	}
 	if fs.Files > 0 && fs.Ffree < leastInodes && fs.Ffree < fs.Files/20 {
-		c.add(mild, "disk", "df -i "+c.status.State, "the disk of %s has room for %d files only", c.status.State, fs.Ffree)
+		c.add(mild, "disk", "df -i "+c.status.State+"   # and remove files there that are not the server's", "the disk of %s has room for %d files only", c.status.State, fs.Ffree)
 	}
 }
 
@@ -414,50 +429,68 @@ func (c *checkup) keys() {
 	}
 	for _, p := range c.peers {
 		if p.RefusedFingerprint != "" {
-			c.add(severe, "key", "noipctl peer trust "+p.RefusedFingerprint+"   # when its admin has told you, by another way, that it is right",
+			do := "noipctl peer trust " + p.RefusedFingerprint + "   # when its admin has told you, by another way, that it is right"
+			if p.Standing == "pinned" {
+				do = "noipctl peer add LINE   # when its admin has given you its new line, by another way"
+			}
+			c.add(severe, "key", do+"\nnoipctl peer trust "+p.Fingerprint+"   # if it is not: the key that is known stays",
 				"%s showed another key than the one that is known (%s), and was refused", p.Name, p.Fingerprint)
 		}
 	}
 }
 
-// names finds servers that share one.
+// names finds servers that share one, near or far.
 func (c *checkup) names() {
-	if c.status == nil {
-		return
+	keys, waits := map[string][]string{}, map[string]bool{}
+	note := func(name, fingerprint string) {
+		if fingerprint != "" && !slices.Contains(keys[name], fingerprint) {
+			keys[name] = append(keys[name], fingerprint)
+		}
 	}
-	keys := map[string][]string{}
-	var names []string
 	for _, p := range c.peers {
-		if p.Fingerprint == "" {
-			continue
-		}
-		if keys[p.Name] == nil {
-			names = append(names, p.Name)
-		}
-		keys[p.Name] = append(keys[p.Name], p.Fingerprint)
+		note(p.Name, p.Fingerprint)
+		waits[p.Name] = waits[p.Name] || p.Standing == "waiting"
 	}
-	for _, name := range names {
-		switch {
-		case name == c.status.Server:
-			c.add(severe, "name", "noipctl peer show "+name, "another server calls itself %s, as this one does", name)
+	for _, r := range c.routes {
+		note(r.Server, r.Fingerprint)
+	}
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		switch all := strings.Join(keys[name], ", "); {
+		case len(keys[name]) > 1 && waits[name]:
+			c.add(severe, "name", "noipctl peer trust "+keys[name][0]+"   # or the other one, if that is meant",
+				"%d servers call themselves %s, and one of them needs another name: %s", len(keys[name]), name, all)
 		case len(keys[name]) > 1:
-			c.add(severe, "name", "noipctl peer show "+name+"\nnoipctl peer trust "+keys[name][0]+"   # or another one of them", "%d servers call themselves %s", len(keys[name]), name)
+			c.add(severe, "name", "noipctl route list   # whose key is not verified needs another name, or has a new key: ask its admin",
+				"%d keys are known of %s: %s", len(keys[name]), name, all)
+		case waits[name]:
+			c.add(mild, "peer", "noipctl peer trust "+name+"   # compare "+all+" with its admin", "%s waits to be trusted", name)
 		}
-	}
-	waiting := slices.DeleteFunc(slices.Clone(c.peers), func(p control.Peer) bool { return p.Standing != "waiting" || len(keys[p.Name]) > 1 })
-	for _, p := range waiting {
-		c.add(mild, "peer", "noipctl peer trust "+p.Name+"   # compare "+p.Fingerprint+" with its admin", "%s waits to be trusted", p.Name)
 	}
 }
 
-// links finds peers that can't be reached, and why.
+// remedies are what to type where a peer refuses this server, by what it says: PEER is its name,
+// and SELF this server's.
+var remedies = []struct{ says, do string }{
+	{"doesn't know this server", "noipctl peer line\nnoipctl peer add LINE   # on PEER, with that line\nnoipctl queue retry PEER"},
+	{"another key of", "noipctl peer line\nnoipctl peer add LINE   # on PEER, with that line\nnoipctl queue retry PEER"},
+	{"distrusts this server", "noipctl peer trust SELF   # on PEER\nnoipctl queue retry PEER"},
+	{"has to trust this server first", "noipctl peer trust SELF   # on PEER\nnoipctl queue retry PEER"},
+	{"under another name", "noipctl peer list   # on PEER: this server is there by another name, which is to be removed\nnoipctl queue retry PEER"},
+	{"the server there is called", "noipctl peer remove PEER\nnoipctl peer add LINE   # with its right name, as noipctl peer line prints it there"},
+	{"", "noipctl peer show PEER\nnoipctl queue retry PEER   # when that is mended"},
+}
+
+// links finds peers that can't be reached, and why. One that is never dialled is missed only
+// when something waits for it.
 func (c *checkup) links() {
 	for _, p := range c.peers {
-		if p.State != control.Up && p.Error != "" && p.RefusedFingerprint == "" {
-			do := "noipctl peer show " + p.Name
-			if strings.Contains(p.Error, "doesn't know this server") {
-				do = "noipctl peer line   # and on " + p.Name + ": noipctl peer add, with that line"
-			}
+		switch {
+		case p.State == control.Up || p.Error == "" || p.RefusedFingerprint != "" || len(p.Links) == 0 && p.Messages == 0:
+		case strings.Contains(p.Error, "the server there is called "+c.status.Server+", not"):
+			c.add(severe, "name", "noipctl guide   # on "+p.Name+": it needs another name\nnoipctl queue retry "+p.Name, "%s calls itself %s, as this server does", p.Name, c.status.Server)
+		default:
+			i := slices.IndexFunc(remedies, func(r struct{ says, do string }) bool { return strings.Contains(p.Error, r.says) })
+			do := strings.NewReplacer("PEER", p.Name, "SELF", c.status.Server).Replace(remedies[i].do)
 			c.add(mild, "peer", do, "%s is not connected, and %d messages wait for it: %s", p.Name, p.Messages, p.Error)
 		}
 		if p.Standing == "distrusted" && p.Origin != "" {
@@ -486,17 +519,17 @@ func (c *checkup) units() {
 			c.add(severe, "unit", "systemctl unmask "+unit+" && systemctl enable --now "+unit, "%s is masked, so nothing can start it", unit)
 			continue
 		case is["LoadState"] != "loaded":
-			c.add(severe, "unit", "apt install --reinstall noipchat", "%s is not there", unit)
+			c.add(severe, "unit", "apt install --reinstall ./noipchat_*.deb   # or: rpm -U --replacepkgs noipchat-*.rpm", "%s is not there", unit)
 			continue
 		case is["UnitFileState"] != "enabled":
 			c.add(mild, "unit", "systemctl enable "+unit, "%s is %s: it does not start at boot", unit, is["UnitFileState"])
 		}
 		if strings.HasPrefix(is["FragmentPath"], "/etc/") {
-			c.add(mild, "unit", "systemd-delta noipchat.service   # and: systemctl revert "+unit, "%s is overridden by %s: upgrades don't change it any more", unit, is["FragmentPath"])
+			c.add(mild, "unit", "systemctl revert "+unit+" && "+again+"   # systemd-delta shows it", "%s is overridden by %s: upgrades don't change it any more", unit, is["FragmentPath"])
 		}
 		for drop := range strings.FieldsSeq(is["DropInPaths"]) {
 			if !strings.HasSuffix(drop, "/exec-links.conf") && strings.HasPrefix(drop, "/etc/") {
-				c.add(mild, "unit", "systemctl cat "+unit, "%s is changed by %s", unit, drop)
+				c.add(mild, "unit", "systemctl revert "+unit+" && "+again+"   # if it is not meant: systemctl cat "+unit+" shows it", "%s is changed by %s", unit, drop)
 			}
 		}
 		if is["NeedDaemonReload"] == "yes" {
@@ -559,7 +592,7 @@ func (c *checkup) descriptors() {
 		}
 		soft, err := strconv.Atoi(words[0])
 		if need := c.live.Limits.Sessions + c.live.Limits.Pending + 200; err == nil && soft < need { // 200: spool, journal, interfaces
-			c.add(mild, "descriptors", "systemctl edit noipchat   # [Service] LimitNOFILE=1048576, then: systemctl restart noipchat",
+			c.add(mild, "descriptors", "systemctl edit noipchat   # [Service] LimitNOFILE=1048576\nsystemctl restart noipchat",
 				"the server may open %d files, and needs %d for the sessions that it allows", soft, need)
 		}
 	}
@@ -571,7 +604,7 @@ func (c *checkup) notices() {
 	}
 	for _, n := range c.status.Notices {
 		if !strings.Contains(n, " showed another key ") && !strings.HasPrefix(n, "servers that wait") { // said better above
-			c.add(mild, "notice", "noipctl log; ls -l "+filepath.Join(c.status.State, "spool", "refused"), "%s", n)
+			c.add(mild, "notice", "noipctl log; noipctl handoff   # which forgets it, and disconnects nobody", "%s", n)
 		}
 	}
 }

@@ -38,15 +38,13 @@ type importing struct {
 	path, passphrase, identity string
 	config, state              string
 	force                      bool
+	again                      bool // an import was killed here
 	manifest                   backup.Manifest
 	loaded                     *config.Config
 	texts                      map[string]string // of the configuration, by path
 	have                       int64             // bytes
 	progress                   *cli.Progress
 }
-
-// waiting is where files are until all of them are there.
-const waiting = "import.new"
 
 // mostWork is the logarithm of how hard a passphrase may be to check: age's own 18 takes a second and
 // 256 MiB, and this four times that.
@@ -103,19 +101,25 @@ func (i *importing) run() error {
 	return i.say()
 }
 
-// vacant tells whether there is no server here.
+// refuse says that there is a server here.
+func (i *importing) refuse(path string) error {
+	return &cli.Error{Code: cli.ExitRefused, Err: fmt.Errorf("there is a server here: %s", path),
+		Hint: fmt.Sprintf("if it can go: %s; mv %s %s.old; mv %s %s.old", stopUnits, i.state, i.state, filepath.Dir(i.config), filepath.Dir(i.config))}
+}
+
+// vacant tells whether there is no server here, or only what an import has left that was
+// killed: that never ran, and has no configuration, which comes last.
 func (i *importing) vacant() error {
-	refuse := func(path string) error {
-		return &cli.Error{Code: cli.ExitRefused, Err: fmt.Errorf("there is a server here: %s", path),
-			Hint: fmt.Sprintf("if it can go: %s; mv %s %s.old; mv %s %s.old", stopUnits, i.state, i.state, filepath.Dir(i.config), filepath.Dir(i.config))}
-	}
+	_, imported := os.Lstat(filepath.Join(i.state, backup.Imported))
+	_, configured := os.Lstat(i.config)
+	i.again = imported == nil && errors.Is(configured, fs.ErrNotExist)
 	entries, err := os.ReadDir(i.state)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() != backup.Lock && e.Name() != waiting && e.Name() != "lost+found" {
-			return refuse(filepath.Join(i.state, e.Name()))
+		if !i.again && !stays(e.Name()) && !durable.IsTemp(e.Name()) {
+			return i.refuse(filepath.Join(i.state, e.Name()))
 		}
 	}
 	files, err := config.Files(i.config)
@@ -123,11 +127,16 @@ func (i *importing) vacant() error {
 		return err
 	}
 	for _, f := range files {
-		if _, err := os.Lstat(f); err == nil {
-			return refuse(f)
+		if _, err := os.Lstat(f); err == nil && !i.again {
+			return i.refuse(f)
 		}
 	}
 	return nil
+}
+
+// stays tells of a name in the folder that it is no server's.
+func stays(name string) bool {
+	return name == backup.Lock || name == backup.Unpacked || name == "lost+found"
 }
 
 // unseal opens the file.
@@ -201,7 +210,7 @@ func (i *importing) into(from io.Reader) error {
 		return inUse(err)
 	}
 	defer lock.Close()
-	dir := filepath.Join(i.state, waiting)
+	dir := filepath.Join(i.state, backup.Unpacked)
 	if err := os.RemoveAll(dir); err != nil { // of an import that was killed
 		return err
 	}
@@ -230,7 +239,7 @@ func (i *importing) begin(m backup.Manifest) error {
 	if free := int64(disk.Bavail) * int64(disk.Bsize); m.Bytes > free {
 		return &cli.Error{Code: cli.ExitIO, Err: fmt.Errorf("%s needs %s, and there are %s on the disk of %s", m.Server, cli.Size(m.Bytes), cli.Size(free), i.state), Hint: "make room there: df -h"}
 	}
-	return os.Mkdir(filepath.Join(i.state, waiting), 0o700)
+	return os.Mkdir(filepath.Join(i.state, backup.Unpacked), 0o700)
 }
 
 // put takes a file. Those of the configuration come first, and say where the server may
@@ -257,7 +266,7 @@ func (i *importing) put(name string, size int64, r io.Reader) error {
 			return err
 		}
 	}
-	path := filepath.Join(i.state, waiting, strings.TrimPrefix(name, "state/"))
+	path := filepath.Join(i.state, backup.Unpacked, strings.TrimPrefix(name, "state/"))
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -270,6 +279,15 @@ func (i *importing) put(name string, size int64, r io.Reader) error {
 
 // meet checks the configuration, and looks whether the server answers where that says.
 func (i *importing) meet() (err error) {
+	files, err := config.Files(i.config) // there are none, or those of an import that was killed
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if have, err := os.ReadFile(f); err == nil && string(have) != i.texts[f] {
+			return i.refuse(f)
+		}
+	}
 	if i.loaded, err = config.LoadWith(i.config, i.texts); err != nil {
 		return err
 	}
@@ -313,9 +331,24 @@ func answers(ctx context.Context, address string, key identity.PublicKey) bool {
 	return err == nil && [32]byte(h.Key[:32]) == [32]byte(key[:32]) // the half that is proved
 }
 
-// settle moves what is complete into its places, or takes it back.
+// settle moves what is complete into its places, or takes it back. Where it is killed, the
+// service has no configuration to start with; and until the last file has moved, noipchatd
+// refuses the folder, which has both Imported and Unpacked.
 func (i *importing) settle(dir string) (err error) {
-	if err := os.WriteFile(filepath.Join(dir, backup.Imported), nil, 0o600); err != nil {
+	var moved []string
+	defer func() {
+		if err != nil {
+			for _, path := range slices.Backward(moved) {
+				err = errors.Join(err, os.RemoveAll(path))
+			}
+		}
+	}()
+	if err := i.clear(); err != nil {
+		return err
+	}
+	mark := filepath.Join(i.state, backup.Imported)
+	moved = append(moved, mark)
+	if err := errors.Join(durable.WriteFile(mark, nil, 0o600)); err != nil {
 		return err
 	}
 	if err := errors.Join(os.Chmod(i.state, 0o700), i.own()); err != nil {
@@ -333,14 +366,6 @@ func (i *importing) settle(dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	var moved []string
-	defer func() {
-		if err != nil {
-			for _, path := range moved {
-				err = errors.Join(err, os.RemoveAll(path))
-			}
-		}
-	}()
 	for _, e := range entries {
 		to := filepath.Join(i.state, e.Name())
 		if err := os.Rename(filepath.Join(dir, e.Name()), to); err != nil {
@@ -348,7 +373,7 @@ func (i *importing) settle(dir string) (err error) {
 		}
 		moved = append(moved, to)
 	}
-	if err := durable.SyncDir(i.state); err != nil {
+	if err := errors.Join(durable.SyncDir(i.state), os.Remove(dir), durable.SyncDir(i.state)); err != nil {
 		return err
 	}
 	if err := durable.MkdirAll(filepath.Dir(i.config), 0o750); err != nil {
@@ -356,6 +381,17 @@ func (i *importing) settle(dir string) (err error) {
 	}
 	_, err = (&setup{path: i.config}).write(i.texts)
 	return err
+}
+
+// clear removes what an import has left that was killed, its mark last.
+func (i *importing) clear() error {
+	entries, err := os.ReadDir(i.state)
+	for _, e := range entries {
+		if !stays(e.Name()) && e.Name() != backup.Imported {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(i.state, e.Name())))
+		}
+	}
+	return errors.Join(err, durable.SyncDir(i.state))
 }
 
 // own gives the state to who runs the service: the owner of the folder, if that was there

@@ -31,10 +31,27 @@ import (
 
 // Names in a server's folder that are not in a stream.
 const (
-	Links    = "export"   // a snapshot
-	Imported = "imported" // an empty file: this came by a stream, and did not run since
+	Links    = "export"     // a snapshot
+	Imported = "imported"   // an empty file: this came by a stream, and did not run since
+	Unpacked = "import.new" // what has come of a stream, until all of it is there
 	Lock     = "lock"
 )
+
+// ErrHalf says that a folder has a part of a server only.
+var ErrHalf = errors.New("an import was interrupted here, so a part of the server is missing")
+
+// Whole returns ErrHalf if an import into the folder was killed while it put files into
+// their places: Imported is there first, and Unpacked goes last.
+func Whole(state string) error {
+	for _, name := range []string{Imported, Unpacked} {
+		if _, err := os.Lstat(filepath.Join(state, name)); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%s: %w", state, ErrHalf)
+}
 
 // Format is what Write writes, and the only one that Read reads.
 const Format = 1
@@ -81,7 +98,7 @@ type File struct {
 // wanted tells of a name below a server's folder whether it is in a stream.
 func wanted(name string) bool {
 	switch top, rest, below := strings.Cut(name, "/"); {
-	case !fs.ValidPath(name), top == Links, top == Imported, top == Lock, durable.IsTemp(path.Base(name)):
+	case !fs.ValidPath(name), top == Links, top == Imported, top == Unpacked, top == Lock, durable.IsTemp(path.Base(name)):
 		return false
 	case top == "spool" && below:
 		return !spool.Left(rest)

@@ -304,6 +304,7 @@ func (s *Servers) chooseLocked(who string) (Server, error) {
 		}
 		return v.Name != who
 	})
+	all = slices.CompactFunc(all, func(a, b Server) bool { return a.Name == b.Name && a.Key == b.Key }) // seen first, and waiting now
 	switch {
 	case len(all) == 0:
 		return Server{}, fmt.Errorf("%s: %w", who, ErrNoServer)
