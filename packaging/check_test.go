@@ -192,7 +192,7 @@ func TestCheck(t *testing.T) {
 // tools are what hosts have that are looked at, beside the least; open has them let in
 // everybody, and check not ask them, because they are slow; few is for hosts that may open few files.
 const (
-	tools = "ufw,firewalld,nftables,strace"
+	tools = "tmux,ufw,firewalld,nftables,strace"
 	open  = "systemctl -q disable --now firewalld ufw 2>/dev/null; nft flush ruleset; chmod -x /usr/sbin/ufw /usr/bin/firewall-cmd\n"
 	few   = "printf '[limits]\\nsessions = 1000\\n' >/etc/noipchat/conf.d/limits.toml\n"
 )

@@ -46,7 +46,7 @@ func TestTwoServers(t *testing.T) {
 // writes them.
 func TestGuide(t *testing.T) {
 	t.Parallel()
-	h := boot(t, "bookworm", "tmux", "ufw", "firewalld", "nftables")
+	h := boot(t, "bookworm", tools)
 	address := h.address(4, 0)
 	c := openChapter(t, "guide.md")
 	s := &session{t: t, known: map[string]string{}, edits: map[int]edit{},

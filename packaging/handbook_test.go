@@ -545,7 +545,7 @@ func TestHandbook(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				h := h.on(t)
-				h.tool("up", h.name, "--suite", "bookworm", "--with", "logrotate", "--net", networks[name])
+				h.tool("up", h.name, "--suite", "bookworm", "--with", "logrotate,rpm", "--net", networks[name])
 				h.tool("push", h.name, packages[0], packages[1], "/root/")
 				switch name {
 				case "server1":
