@@ -259,7 +259,13 @@ func (s *server) dial(ctx context.Context, a transport.Address) (transport.Conn,
 	if cut {
 		return nil, errors.New("the cable is cut")
 	}
-	conn, err := s.w.net.Dial(ctx, a.Remote)
+	var conn transport.Conn
+	var err error
+	if m, ok := s.w.net.(*transport.Memory); ok {
+		conn, err = m.DialLine(ctx, a.Remote, a.Line)
+	} else {
+		conn, err = s.w.net.Dial(ctx, a.Remote)
+	}
 	if err == nil {
 		conn = &hole{Conn: conn, w: s.w, cable: k}
 		s.w.mu.Lock()
@@ -315,9 +321,14 @@ func (w *world) String() string {
 
 // link makes a a peer of b's, which it dials.
 func (w *world) link(a, b string, timeout time.Duration) {
+	w.lay(a, b, timeout, transport.Properties{})
+}
+
+// lay is link over a line, of which b knows nothing.
+func (w *world) lay(a, b string, timeout time.Duration, line transport.Properties) {
 	s := w.servers[a]
 	s.conf.Peers = append(s.conf.Peers, peer.Peer{Name: b, Ways: []peer.Way{{
-		Address: transport.Address{Kind: "tcp", Remote: w.servers[b].address}, Timeout: timeout, Cost: 10,
+		Address: transport.Address{Kind: "tcp", Remote: w.servers[b].address, Line: line}, Timeout: timeout, Cost: 10,
 	}}})
 	s.peers.Configure(s.conf)
 }
