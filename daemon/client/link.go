@@ -156,6 +156,7 @@ func (l *link) enter(w wire.Welcome) error {
 	c.o.Log.Info("a session", "server", l.address, "waiting", w.Waiting)
 	c.change(func() { c.link, c.lastErr = l, nil })
 	c.Kick()
+	l.flush() // what was too large to go before
 	return nil
 }
 
