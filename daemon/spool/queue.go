@@ -129,7 +129,7 @@ type Put struct {
 }
 
 // Put takes responsibility for an envelope, or tells the owner at once that it
-// doesn't. It may wait while the hand is full.
+// doesn't. It may wait while the hand is full, unless it is urgent.
 func (q *Queue) Put(t *Turn, p Put) {
 	sp := q.sp
 	maxLife := uint32(min(sp.limits.maxAge.Load()/int64(time.Second), 1<<31))
@@ -141,7 +141,12 @@ func (q *Queue) Put(t *Turn, p Put) {
 		p.Owner.Settled(t, p.Token, message.Expired, message.Refuse(message.CodeExpired, "it was older than its lifetime of %d s", p.Life))
 		return
 	}
-	sp.takeHand(t, size)
+	if p.Priority == message.Urgent {
+		sp.fillHand(size)
+	} else if !sp.takeHand(t, size) {
+		p.Owner.Settled(t, p.Token, message.Refused, diskFull())
+		return
+	}
 	now := t.now(sp)
 	e := &Entry{
 		lane: laneOf(p.Priority), size: uint32(size), life: p.Life, born: sp.steadyAt(now) - p.Age,

@@ -1,0 +1,70 @@
+package spool
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/message"
+)
+
+// answerer is told that something is held, and answers with a receipt, as the relay does,
+// after it has filled the hand.
+type answerer struct {
+	*rig
+	full func()
+}
+
+func (a *answerer) Settled(t *Turn, token uint64, s message.State, no *message.Refusal) {
+	a.full()
+	t.Wake(a)
+	a.rig.Settled(t, token, s, no)
+}
+
+func (a *answerer) Due() bool { return true }
+
+func (a *answerer) Pump() {
+	var turn Turn
+	a.sp.Queue(aliceQueue).Put(&turn, Put{Raw: envelope(a.t, 100, 100), Priority: message.Urgent, Owner: a.rig, Token: 100})
+	turn.Run()
+}
+
+// TestReceiptsDontWait: who tells what has reached the disk, and so makes room in the hand,
+// doesn't wait for that room himself, for the receipts that follow.
+func TestReceiptsDontWait(t *testing.T) {
+	r := open(t, t.TempDir(), Options{Hand: 1000})
+	carol := r.sp.Queue(carolQueue)
+	carol.Attach(&tap{})
+	a := &answerer{r, func() { r.put(carol, 2, 2000) }}
+	var turn Turn
+	r.sp.Queue(aliceQueue).Put(&turn, Put{Raw: envelope(t, 1, 10), Priority: message.Normal, Owner: a, Token: 1})
+	for _, n := range []uint64{1, 2, 100} {
+		if s := r.await(n); s != message.Held {
+			t.Errorf("%d is %v", n, s)
+		}
+	}
+}
+
+// TestFullDiskFullHand: where the hand is full of what a device doesn't ack, and the disk
+// takes nothing, nobody waits for either.
+func TestFullDiskFullHand(t *testing.T) {
+	r := open(t, t.TempDir(), Options{Hand: 1000, Moment: time.Hour})
+	carol, p := r.sp.Queue(carolQueue), &tap{}
+	carol.Attach(p)
+	r.put(carol, 1, 2000)
+	if e, _, _ := carol.Next(p, message.MaxEnvelope, message.Priorities); e == nil {
+		t.Fatal("nothing comes")
+	}
+	go r.put(carol, 2, 10) // waits
+	waitFor(t, func() bool { // until it waits
+		r.sp.setFull(true, errors.New("no space left"))
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.told[2] != 0
+	})
+	if s := r.await(2); s != message.Refused {
+		t.Errorf("who waited for the hand when the disk was full is told %v", s)
+	}
+	var turn Turn
+	carol.Detach(&turn, p)
+}
