@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/spool"
 	"github.com/noipchat/noipchat/daemon/transport"
 )
 
@@ -29,6 +30,37 @@ func TestSlowLink(t *testing.T) {
 				t.Errorf("from %s to %s it takes %v", by.name, to.name, took)
 			}
 			to.has(text, "a file")
+		}
+	})
+}
+
+// limit sets the bytes that may wait for one destination at a server, and for all.
+func (s *server) limit(quota, total int64) {
+	s.spool.SetLimits(spool.Limits{Quota: quota, Total: total, Hand: 64 << 20, MaxAge: 30 * 24 * time.Hour})
+}
+
+// TestFullThere: what the receiver's server has no room for isn't offered to it again and
+// again, and comes soon after there is room.
+func TestFullThere(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		w.link("a", "b", 0)
+		a, b := w.servers["a"], w.servers["b"]
+		b.limit(400<<10, 1<<30)
+		time.Sleep(time.Minute)
+		alice, bob := w.enter("alice", "a").come(), w.enter("bob", "b")
+		m := alice.sendFile("large", 200*message.PartSize, 0, bob)
+		time.Sleep(time.Hour)
+		sent := a.state("b").Sent
+		time.Sleep(time.Hour)
+		if again := a.state("b").Sent - sent; again > 400 {
+			t.Errorf("in an hour %d parts of 200 are offered in vain", again)
+		}
+		start := time.Now()
+		bob.come().has("large")
+		alice.learns(m, bob, message.Delivered)
+		if took := time.Since(start); took > 20*time.Minute {
+			t.Errorf("it takes %v", took)
 		}
 	})
 }

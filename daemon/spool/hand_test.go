@@ -55,7 +55,7 @@ func TestFullDiskFullHand(t *testing.T) {
 	if e, _, _ := carol.Next(p, message.MaxEnvelope, message.Priorities); e == nil {
 		t.Fatal("nothing comes")
 	}
-	go r.put(carol, 2, 10) // waits
+	go r.put(carol, 2, 10)   // waits
 	waitFor(t, func() bool { // until it waits
 		r.sp.setFull(true, errors.New("no space left"))
 		r.mu.Lock()
@@ -66,5 +66,27 @@ func TestFullDiskFullHand(t *testing.T) {
 		t.Errorf("who waited for the hand when the disk was full is told %v", s)
 	}
 	var turn Turn
+	carol.Detach(&turn, p)
+}
+
+// TestRestOfWhatTheDiskRefused: what another one has for now, and no disk here takes, is not
+// kept in hand for hours, with its sender's window.
+func TestRestOfWhatTheDiskRefused(t *testing.T) {
+	r := open(t, t.TempDir(), Options{Moment: time.Hour})
+	carol, p := r.sp.Queue(carolQueue), &tap{}
+	carol.Attach(p)
+	r.put(carol, 1, 2000)
+	e, _, _ := carol.Next(p, message.MaxEnvelope, message.Priorities)
+	var turn Turn
+	e.flags |= committing
+	carol.unacked--
+	r.sp.tell(&turn, &op{kind: opPut, q: carol, e: e, err: errNoFile}, new(copied))
+	carol.Rest(&turn, e, time.Hour)
+	if s := r.await(1); s != message.Refused {
+		t.Errorf("its owner is told %v", s)
+	}
+	if i := carol.Info(); i.Messages != 0 || i.InHand != 0 || r.sp.HandBytes() != 0 {
+		t.Errorf("%+v is left, with %d bytes in hand", i, r.sp.HandBytes())
+	}
 	carol.Detach(&turn, p)
 }

@@ -40,7 +40,7 @@ type Entry struct {
 	group uint64 // fixed; see Put
 }
 
-type flags uint8
+type flags uint16
 
 const (
 	committing flags = 1 << iota // in the journal's hands
@@ -51,6 +51,7 @@ const (
 	shadow                       // a repeat of a durable one, which the pump had already
 	refusing                     // could not be committed; to be refused when its outcome is known
 	resting                      // not for the pump until it is due
+	declined                     // it rests because its far end had no room
 )
 
 // ID returns the envelope's id, zero unless it is on disk.
@@ -88,6 +89,7 @@ type Queue struct {
 	wakes    uint32                // steady seconds at which the first of the resting is due; 0: none rests
 	count    int                   // entries that are not done
 	kept     int                   // of those, the ones that have rested
+	declined int                   // and those that rest because they were declined
 	bytes    int64                 // of their envelopes
 	unacked  int                   // entries in hand that the sweeper looks after
 	attached int64                 // when the pump came, nanoseconds since the start
@@ -404,6 +406,7 @@ func (q *Queue) endLocked(e *Entry) {
 	if e.tries > 0 {
 		q.kept--
 	}
+	q.restedLocked(e)
 	q.bytes -= int64(e.size)
 	q.sp.bytes.Add(-int64(e.size))
 	q.sp.waiting.Add(-1)
