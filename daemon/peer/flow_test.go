@@ -64,3 +64,27 @@ func TestFullThere(t *testing.T) {
 		}
 	})
 }
+
+// TestOneHasRoom: of two receivers of a file at one server, the one for whom no room is
+// left doesn't have it sent again and again to the other one.
+func TestOneHasRoom(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b", "c")
+		w.link("a", "b", 0)
+		w.link("b", "c", 0)
+		c := w.servers["c"]
+		c.limit(300<<10, 1<<30)
+		time.Sleep(time.Minute)
+		alice, carol, dan := w.enter("alice", "a").come(), w.enter("carol", "c").come(), w.enter("dan", "c")
+		const parts = 20
+		m := alice.sendFile("large", parts*message.PartSize, 0, carol, dan)
+		alice.learns(m, carol, message.Delivered)
+		time.Sleep(12 * time.Hour)
+		if n := c.host.Sessions()[0].Traffic.Given; n > parts+10 {
+			t.Errorf("a file of %d parts is given to carol in %d", parts, n)
+		}
+		dan.come().has("large")
+		alice.learns(m, dan, message.Delivered)
+		carol.has("large")
+	})
+}

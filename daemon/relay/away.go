@@ -185,7 +185,17 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 	case !kept && later == 0:
 		q.End(t, e, message.Held)
 		return
-	case !kept:
+	case !kept: // for those that were not taken yet
+		declined := uint64(0)
+		for _, s := range said {
+			if s.No != nil && !s.No.Permanent {
+				declined |= 1 << s.Receiver
+			}
+		}
+		if q.Narrow(e, q.SetOpen(e, open)&^declined) == 0 { // a report has ended it for them
+			q.End(t, e, message.Held)
+			return
+		}
 		q.Decline(t, e, later)
 		return
 	}
