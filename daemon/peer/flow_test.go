@@ -1,6 +1,8 @@
 package peer_test
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -87,4 +89,45 @@ func TestOneHasRoom(t *testing.T) {
 		alice.learns(m, dan, message.Delivered)
 		carol.has("large")
 	})
+}
+
+// TestBothFull: two servers that are full of what each has for the other one still give
+// that to who is there.
+func TestBothFull(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		w.plug("a", "b", false)
+		w.link("a", "b", 0)
+		time.Sleep(time.Minute)
+		alice, bob := w.enter("alice", "a").come(), w.enter("bob", "b").come()
+		var want []string
+		for i := range 20 {
+			want = append(want, fmt.Sprint(i, strings.Repeat("x", 50<<10)))
+		}
+		for _, c := range [][2]*person{{alice, bob}, {bob, alice}} {
+			c[0].s.limit(1<<30, 600<<10)
+			for _, text := range want {
+				c[0].send(text, c[1])
+			}
+		}
+		time.Sleep(10 * time.Minute)
+		for name, s := range w.servers {
+			if _, bytes := s.spool.Waiting(); bytes < 540<<10 {
+				t.Errorf("%s is not full: %d bytes", name, bytes)
+			}
+		}
+		w.plug("a", "b", true)
+		start := time.Now()
+		alice.hasAllOf(want)
+		bob.hasAllOf(want)
+		if took := time.Since(start); took > time.Hour {
+			t.Errorf("it takes %v", took)
+		}
+	})
+}
+
+func (p *person) hasAllOf(want []string) {
+	p.t.Helper()
+	p.until("all texts", func() bool { return len(p.texts()) >= len(want) })
+	p.hasAll(slices.Clone(want))
 }

@@ -3,6 +3,7 @@ package spool
 import (
 	"bytes"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -195,15 +196,20 @@ func (q *Queue) Put(t *Turn, p Put) {
 }
 
 // refuseLocked says why size more bytes are not taken. What is bulk leaves a quarter
-// to the rest, and comes again: it is a part of something whose other parts are here.
+// to the rest, and comes again: it is a part of something whose other parts are here. What
+// can go to a device from hand to hand, and what is urgent, has an eighth more than all may
+// have: servers that are full of what they have for each other could get rid of nothing.
 func (q *Queue) refuseLocked(size int64, p message.Priority) *message.Refusal {
-	quota := q.sp.limits.quota.Load()
+	quota, total := q.sp.limits.quota.Load(), q.sp.limits.total.Load()
+	if device := strings.IndexByte(q.name, '@') > 0; device && q.pump != nil || p == message.Urgent {
+		total += total / 8
+	}
 	switch {
 	case p == message.Bulk && q.bytes+size > quota-quota/4:
 		return message.Defer(message.CodeQuota, 10*time.Second, "%d messages wait for this receiver already", q.count)
 	case q.bytes+size > quota:
 		return message.Refuse(message.CodeQuota, "%d messages wait for this receiver already", q.count)
-	case q.sp.bytes.Load()+size > q.sp.limits.total.Load():
+	case q.sp.bytes.Load()+size > total:
 		return message.Defer(message.CodeFull, time.Minute, "the server's spool is full")
 	case q.pump == nil && q.sp.full.Load():
 		return message.Defer(message.CodeFull, time.Minute, "the server's disk is full")
