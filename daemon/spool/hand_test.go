@@ -90,3 +90,19 @@ func TestRestOfWhatTheDiskRefused(t *testing.T) {
 	}
 	carol.Detach(&turn, p)
 }
+
+// TestReceiptsFit: for whom so many texts wait that no more are taken, receipts are: they
+// are not written again.
+func TestReceiptsFit(t *testing.T) {
+	r := open(t, t.TempDir(), Options{Quota: 8000})
+	alice := r.sp.Queue(aliceQueue)
+	n := uint64(1)
+	for r.put(alice, n, 1000); r.await(n) == message.Held; n++ {
+		r.put(alice, n+1, 1000)
+	}
+	var turn Turn
+	alice.Put(&turn, Put{Raw: envelope(t, 100, 900), Priority: message.Urgent, Owner: r, Token: 100})
+	if s := r.await(100); s != message.Held {
+		t.Errorf("after %d texts a receipt is %v", n, s)
+	}
+}

@@ -201,6 +201,9 @@ func (q *Queue) Put(t *Turn, p Put) {
 // have: servers that are full of what they have for each other could get rid of nothing.
 func (q *Queue) refuseLocked(size int64, p message.Priority) *message.Refusal {
 	quota, total := q.sp.limits.quota.Load(), q.sp.limits.total.Load()
+	if p == message.Urgent { // nobody would say it again
+		quota += quota / 8
+	}
 	if device := strings.IndexByte(q.name, '@') > 0; device && q.pump != nil || p == message.Urgent {
 		total += total / 8
 	}
