@@ -57,7 +57,8 @@ type link struct {
 	bulk     wire.Pacer
 	calls    map[uint64]chan wire.Reply // nil: the session has ended
 	lastCall uint64
-	later    []delayed // what the home would not take yet, and what comes after that, by counter
+	later    []delayed    // what the home would not take yet, and what comes after that, by counter
+	probing  map[lane]int // where one of those is under way again
 }
 
 // flight is an envelope on its way to the home.
@@ -66,7 +67,9 @@ type flight struct {
 	open     uint64           // receivers of whom we have heard nothing
 	declined []wire.Exception // who could not be served yet
 	acked    bool
-	at       int64 // when it was launched, as link.heard
+	at       int64  // when it was launched, as link.heard
+	tries    uint8  // how often it was declined
+	probe    []lane // where others wait for what becomes of it
 }
 
 // delayed is an envelope that waits, for its time or for one before it: order is kept
@@ -99,7 +102,7 @@ func delay(f flight, due time.Time) (delayed, error) {
 func (c *Client) converse(ctx context.Context, m meeting) (up time.Duration, worked bool, err error) {
 	l := &link{
 		c: c, conn: m.conn, hello: m.hello, address: m.address, early: m.early, began: time.Now(), first: 1, next: 1,
-		flights: map[uint64]*flight{}, vetted: map[string]bool{}, calls: map[uint64]chan wire.Reply{}, slow: m.conn.Slow(),
+		flights: map[uint64]*flight{}, vetted: map[string]bool{}, calls: map[uint64]chan wire.Reply{}, probing: map[lane]int{}, slow: m.conn.Slow(),
 		whole: make(chan struct{}, 1),
 	}
 	l.whole <- struct{}{} // what an earlier process has left
@@ -156,6 +159,7 @@ func (l *link) enter(w wire.Welcome) error {
 	c.o.Log.Info("a session", "server", l.address, "waiting", w.Waiting)
 	c.change(func() { c.link, c.lastErr = l, nil })
 	c.Kick()
+	l.flush() // what was too large to go before
 	return nil
 }
 
@@ -407,6 +411,7 @@ func (l *link) settleLocked(a *wire.Ack, now time.Time) (settled []Settled, agai
 			return
 		}
 		f.acked = true
+		l.probedLocked(f)
 		l.bytes -= len(f.Raw)
 		if f.Priority == message.Bulk {
 			l.bulk.Acked(len(f.Raw), time.Duration(l.now()-f.at))
@@ -432,7 +437,30 @@ func (l *link) settleLocked(a *wire.Ack, now time.Time) (settled []Settled, agai
 	return settled, again, nil
 }
 
-// postpone has an envelope sent again, to those who could not be served.
+// maxLater bounds the intervals in which that is tried which the home would not take yet.
+const maxLater = time.Minute
+
+// probedLocked ends the waiting for what becomes of one that was declined before: if it
+// is taken now, others are tried at once.
+func (l *link) probedLocked(f *flight) {
+	for _, to := range f.probe {
+		if l.probing[to]--; l.probing[to] == 0 {
+			delete(l.probing, to)
+		}
+		if len(f.declined) > 0 {
+			continue
+		}
+		for i := range l.later {
+			if d := &l.later[i]; slices.Contains(d.to, to) {
+				d.f.tries, d.due = 0, time.Time{}
+			}
+		}
+	}
+	f.probe = nil
+}
+
+// postpone has an envelope sent again, to those who could not be served, in growing
+// intervals. Until it is taken it goes alone.
 func (l *link) postpone(f flight, now time.Time) error {
 	wait := 5 * time.Second
 	f.Open = nil
@@ -441,7 +469,8 @@ func (l *link) postpone(f flight, now time.Time) error {
 		wait = max(wait, x.Refusal.After)
 		l.c.o.Log.Info("a message is kept for later", "id", f.ID.String(), "reason", x.Refusal.Error())
 	}
-	f.declined, f.acked = nil, false
+	wait = max(wait, min(wait<<f.tries, maxLater))
+	f.declined, f.acked, f.tries = nil, false, min(f.tries+1, 8)
 	d, err := delay(f, now.Add(wait))
 	if err != nil {
 		return err
@@ -523,7 +552,7 @@ func (l *link) fill(ctx context.Context) error {
 	now := time.Now()
 	held := map[lane]bool{} // where an earlier one waits
 	waits := func(d delayed) bool {
-		wait := now.Before(d.due) || !l.roomLocked(d.f.Priority) || slices.ContainsFunc(d.to, func(to lane) bool { return held[to] })
+		wait := now.Before(d.due) || !l.roomLocked(d.f.Priority) || slices.ContainsFunc(d.to, func(to lane) bool { return held[to] || l.probing[to] > 0 })
 		if wait {
 			for _, to := range d.to {
 				held[to] = true
@@ -531,15 +560,34 @@ func (l *link) fill(ctx context.Context) error {
 		}
 		return wait
 	}
+	var part uint64 // of a file, that is tried again
 	l.later = slices.DeleteFunc(l.later, func(d delayed) bool {
 		if waits(d) {
 			return false
+		}
+		if d.f.tries > 0 {
+			d.f.probe = d.to
+			for _, to := range d.to {
+				l.probing[to]++
+			}
+			if d.f.Priority == message.Bulk {
+				part = d.f.Counter
+			}
 		}
 		l.launchLocked(d.f)
 		some = true
 		return true
 	})
 	l.mu.Unlock()
+	if part > 0 { // nothing behind it may be read for long, and who has changed the file is to know
+		left, err := l.c.store.Outbox(message.Bulk, part-1, 1)
+		if err != nil {
+			return err
+		}
+		if len(left) == 0 || left[0].Counter != part { // it was given up
+			l.c.change(nil)
+		}
+	}
 	for p := range l.after {
 		for {
 			l.mu.Lock()
@@ -578,7 +626,7 @@ func (l *link) fill(ctx context.Context) error {
 					break
 				}
 				f := flight{Pending: m}
-				if len(held) > 0 {
+				if len(held)+len(l.probing) > 0 {
 					d, err := delay(f, now)
 					if err != nil {
 						l.mu.Unlock()

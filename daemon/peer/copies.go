@@ -252,7 +252,7 @@ func (c *copies) leaves(l *link, e *spool.Entry, raw []byte, came uint8) uint8 {
 func (c *copies) acked(t *spool.Turn, l *link, q *spool.Queue, e *spool.Entry, said []relay.Said) {
 	for _, s := range said {
 		if s.No != nil && !s.No.Permanent {
-			q.Rest(e, max(s.No.After, resendCopy))
+			q.Rest(t, e, max(relay.Later(s.No, q.Tries(e), e.Priority()), resendCopy))
 			return
 		}
 	}
@@ -262,7 +262,7 @@ func (c *copies) acked(t *spool.Turn, l *link, q *spool.Queue, e *spool.Entry, s
 		delete(l.copies, e)
 		c.mu.Unlock()
 		if again {
-			q.Rest(e, 0)
+			q.Rest(t, e, 0)
 			return
 		}
 	}

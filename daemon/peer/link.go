@@ -95,9 +95,10 @@ func (p *Peers) open(ctx context.Context, e *peer, way *Way) (*link, error) {
 		hello = h
 		return ask(h)
 	})
+	var welcome wire.Welcome
 	var early [][]byte
 	if err == nil {
-		_, early, err = c.ReceiveWelcome()
+		welcome, early, err = c.ReceiveWelcome()
 	}
 	if !stop() && err == nil {
 		err = dialing.Err()
@@ -107,6 +108,7 @@ func (p *Peers) open(ctx context.Context, e *peer, way *Way) (*link, error) {
 		return nil, err
 	}
 	conn.SetDeadline(time.Time{})
+	c.Meet(welcome.Have)
 	l := p.newLink(e, c, hello.Key, hello.Window, way, nil)
 	if no := p.adopt(l); no != nil {
 		l.End(no)

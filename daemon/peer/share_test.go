@@ -1,7 +1,6 @@
 package peer_test
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,7 +12,6 @@ import (
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
 	"github.com/noipchat/noipchat/daemon/peer"
-	"github.com/noipchat/noipchat/daemon/transport"
 	"github.com/noipchat/noipchat/daemon/wire"
 )
 
@@ -130,21 +128,6 @@ func TestTogetherThenAlone(t *testing.T) {
 	})
 }
 
-// valve is a connection whose reader gets nothing while it is shut.
-type valve struct {
-	transport.Conn
-	shut chan struct{} // nil: it is open
-}
-
-// Borrow implements transport.Conn.
-func (v *valve) Borrow(lend func() []byte, giveBack func([]byte)) ([]byte, int, error) {
-	b, n, err := v.Conn.Borrow(lend, giveBack)
-	if v.shut != nil {
-		<-v.shut
-	}
-	return b, n, err
-}
-
 // TestPassing: a message that waits in hand for a device that doesn't read may be passed by
 // more than a window of others: they are acked before it.
 func TestPassing(t *testing.T) {
@@ -152,19 +135,10 @@ func TestPassing(t *testing.T) {
 		w.add("a", "b")
 		w.link("a", "b", 0)
 		time.Sleep(time.Minute)
-		alice, bob, dave := w.enter("alice", "a").come(), w.enter("bob", "b").come(), w.enter("dave", "b")
-		var v *valve
-		var err error
-		dave.c, err = client.New(dave.store, client.Options{Dial: func(ctx context.Context, address string) (transport.Conn, error) {
-			c, err := w.net.Dial(ctx, address)
-			v = &valve{Conn: c}
-			return v, err
-		}})
-		check(t, err)
-		dave.come()
+		alice, bob, dave := w.enter("alice", "a").come(), w.enter("bob", "b").come(), w.enter("dave", "b").come()
 		link := w.servers["a"].state("b").Since
 		synctest.Wait()
-		v.shut = make(chan struct{})
+		hear := dave.plugs()
 		start := time.Now()
 		first := alice.send("I wait", dave)
 		want := make([]string, 300)
@@ -177,7 +151,7 @@ func TestPassing(t *testing.T) {
 		if took := time.Since(start); took >= 50*time.Millisecond {
 			t.Errorf("they took %v: what waited was on disk before", took)
 		}
-		close(v.shut)
+		hear()
 		bob.has(want...)
 		alice.learns(first, dave, message.Delivered)
 		if now := w.servers["a"].state("b").Since; now != link {

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,8 +14,8 @@ import (
 )
 
 // TestStorm plays random networks whose links come and go, whose servers stop, die and
-// start, with clocks that are wrong by years and are set, and whose users come and go, while
-// people write to each other, to users that there aren't, and to a server that nobody has a
+// start, have room for little, and clocks that are wrong by years and are set, and whose users
+// come and go, or don't read, while people write large and small things to each other, to users that there aren't, and to a server that nobody has a
 // way to. In the end all links are up, but for that. Then who can be reached has once what
 // was written to him, and its author knows; and of who can't be, the author knows why: that
 // there is no such user; or that his home has kept it as long as it was to, and no shorter.
@@ -77,7 +78,12 @@ func storm(t *testing.T, w *world, r *rand.Rand) {
 	var people []*person
 	for i := range n {
 		w.add(name(i))
-		w.servers[name(i)].clock.Store(wrong(r))
+		s := w.servers[name(i)]
+		s.clock.Store(wrong(r))
+		if r.IntN(3) == 0 { // for so much of what is large it has no room
+			s.total = int64(500+r.IntN(500)) << 10
+			s.restart()
+		}
 	}
 	var cables [][2]int
 	for i := 1; i < n; i++ { // a tree, and some more
@@ -137,7 +143,13 @@ func storm(t *testing.T, w *world, r *rand.Rand) {
 			w.servers[name(r.IntN(n))].clock.Store(wrong(r))
 			time.Sleep(noticed)
 		case 6:
-			people[r.IntN(n)].toggle()
+			p := people[r.IntN(n)]
+			if r.IntN(4) == 0 {
+				hear := p.plugs()
+				time.AfterFunc(time.Duration(r.IntN(20_000))*time.Millisecond, hear)
+				break
+			}
+			p.toggle()
 		default:
 			s := &sent{by: people[r.IntN(n)]}
 			for i, p := range people {
@@ -159,12 +171,15 @@ func storm(t *testing.T, w *world, r *rand.Rand) {
 			if file {
 				body += ", a file"
 			}
+			if !file && s.lost == nil && r.IntN(3) == 0 { // as large as may be, or less
+				body += strings.Repeat(" and so on", r.IntN(6000))
+			}
 			s.body = body
 			for _, p := range s.to {
 				expect[p] = append(expect[p], body)
 			}
 			if everybody := slices.Concat(s.to, s.ghosts, s.lost); file {
-				s.m = s.by.sendFile(body, message.PartSize+r.IntN(message.PartSize), s.life, everybody...)
+				s.m = s.by.sendFile(body, 1+r.IntN(4*message.PartSize), s.life, everybody...)
 			} else {
 				s.m = s.by.write(body, s.life, everybody...)
 			}

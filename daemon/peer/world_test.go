@@ -112,6 +112,7 @@ type server struct {
 	counters *identity.Counters
 	stop     func()       // once
 	clock    atomic.Int64 // by how many nanoseconds its wall clock is wrong
+	total    int64        // bytes that may wait here; 0: the default
 }
 
 // add makes a server that may be dialled and dials nobody yet.
@@ -146,7 +147,7 @@ func (s *server) start() {
 	var r atomic.Pointer[relay.Relay]
 	s.spool, err = spool.Open(filepath.Join(s.dir, "spool"), spool.Options{
 		JournalFile: s.w.journal.JournalFile, JournalFiles: s.w.journal.JournalFiles, MaxAge: 30 * 24 * time.Hour,
-		Envelope: message.EnvelopeOf, Now: s.now,
+		Envelope: message.EnvelopeOf, Now: s.now, Total: s.total,
 		Expired: func(t *spool.Turn, q *spool.Queue, e *spool.Entry) {
 			var l relay.Ledger
 			r.Load().Expired(t, &l, q, e, false)
@@ -259,7 +260,13 @@ func (s *server) dial(ctx context.Context, a transport.Address) (transport.Conn,
 	if cut {
 		return nil, errors.New("the cable is cut")
 	}
-	conn, err := s.w.net.Dial(ctx, a.Remote)
+	var conn transport.Conn
+	var err error
+	if m, ok := s.w.net.(*transport.Memory); ok {
+		conn, err = m.DialLine(ctx, a.Remote, a.Line)
+	} else {
+		conn, err = s.w.net.Dial(ctx, a.Remote)
+	}
 	if err == nil {
 		conn = &hole{Conn: conn, w: s.w, cable: k}
 		s.w.mu.Lock()
@@ -315,9 +322,14 @@ func (w *world) String() string {
 
 // link makes a a peer of b's, which it dials.
 func (w *world) link(a, b string, timeout time.Duration) {
+	w.lay(a, b, timeout, transport.Properties{})
+}
+
+// lay is link over a line, of which b knows nothing.
+func (w *world) lay(a, b string, timeout time.Duration, line transport.Properties) {
 	s := w.servers[a]
 	s.conf.Peers = append(s.conf.Peers, peer.Peer{Name: b, Ways: []peer.Way{{
-		Address: transport.Address{Kind: "tcp", Remote: w.servers[b].address}, Timeout: timeout, Cost: 10,
+		Address: transport.Address{Kind: "tcp", Remote: w.servers[b].address, Line: line}, Timeout: timeout, Cost: 10,
 	}}})
 	s.peers.Configure(s.conf)
 }
@@ -330,6 +342,32 @@ type person struct {
 	store *client.Store
 	c     *client.Client
 	leave func() error
+	deaf  atomic.Pointer[chan struct{}] // closed when he reads on; nil: he does
+}
+
+// deafness is a connection of a person who may not read for a while.
+type deafness struct {
+	transport.Conn
+	p *person
+}
+
+// Borrow implements transport.Conn.
+func (d *deafness) Borrow(lend func() []byte, giveBack func([]byte)) ([]byte, int, error) {
+	b, n, err := d.Conn.Borrow(lend, giveBack)
+	if until := d.p.deaf.Load(); until != nil {
+		<-*until
+	}
+	return b, n, err
+}
+
+// plugs has somebody not read, and returns how that ends.
+func (p *person) plugs() (hear func()) {
+	until := make(chan struct{})
+	p.deaf.Store(&until)
+	return sync.OnceFunc(func() {
+		p.deaf.Store(nil)
+		close(until)
+	})
 }
 
 // enter makes a user with a device that is not connected yet.
@@ -343,7 +381,14 @@ func (w *world) enter(name, home string) *person {
 	p.store, err = client.OpenStore(w.t.TempDir())
 	check(w.t, err)
 	w.t.Cleanup(func() { p.store.Close() })
-	o := client.Options{Dial: func(ctx context.Context, address string) (transport.Conn, error) { return w.net.Dial(ctx, address) }, MaxWait: time.Second}
+	dial := func(ctx context.Context, address string) (transport.Conn, error) {
+		c, err := w.net.Dial(ctx, address)
+		if err != nil {
+			return nil, err
+		}
+		return &deafness{c, p}, nil
+	}
+	o := client.Options{Dial: dial, MaxWait: time.Second}
 	_, err = client.Login(w.t.Context(), p.store, client.Entry{Address: p.address(), Servers: []string{s.address}, Key: s.key.Public(), Standing: identity.Pinned, Password: password}, o)
 	check(w.t, err)
 	p.c, err = client.New(p.store, o)

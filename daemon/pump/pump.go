@@ -566,12 +566,15 @@ func (p *Flow) FillBelow(b []byte, room int, below message.Priority) (filled []b
 	}()
 	for int(out.next-out.first) < p.o.Theirs.Count && out.bytes < p.o.Theirs.Bytes {
 		space, window := left()-taken-maxHead-p.o.Overhead, p.o.Theirs.Bytes-out.bytes
+		if out.bytes == 0 { // the smallest window takes any envelope, and its passage isn't counted there
+			window = max(window, largest)
+		}
 		if out.bulk.Room() <= 0 {
 			below = min(below, message.Bulk)
 		}
 		q, e, raw, born := p.next(min(space, window), &level, below)
 		if e == nil {
-			return b, space < min(window, message.MaxEnvelope) && p.waits(below)
+			return b, space < min(window, largest) && p.waits(below)
 		}
 		out.ring = grow(out.ring, out.first, out.next)
 		more := p.same(q, e)
@@ -596,8 +599,9 @@ func (p *Flow) FillBelow(b []byte, room int, below message.Priority) (filled []b
 var batches = sync.Pool{New: func() any { return new([]Outgoing) }}
 
 const (
-	maxHead    = 16      // an envelope's frame before the envelope
-	minAckRoom = 3 << 10 // for an ack with some exceptions
+	largest    = message.MaxEnvelope + message.MaxPassage // of what waits
+	maxHead    = 16                                       // an envelope's frame before the envelope
+	minAckRoom = 3 << 10                                  // for an ack with some exceptions
 )
 
 // turnLength is how many entries a queue gives before the next queue's turn: who has

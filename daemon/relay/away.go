@@ -136,8 +136,23 @@ type Said struct {
 	No       *message.Refusal
 }
 
-// maxResend bounds the intervals in which mail is offered again.
-const maxResend = time.Hour
+// maxResend bounds the intervals in which mail is offered again, and maxLater those in
+// which it is that was refused for now and is no part of a file: what is large may be much,
+// and whoever has no room for it may have none for weeks.
+const (
+	maxResend = time.Hour
+	maxLater  = 10 * time.Minute
+)
+
+// Later is when what was refused for now is offered again, which is after the time that
+// the refusal names at first, then after twice as long each time.
+func Later(no *message.Refusal, tries int, p message.Priority) time.Duration {
+	wait, most := max(no.After, 5*time.Second), maxLater
+	if p == message.Bulk {
+		most = maxResend
+	}
+	return max(wait, min(wait<<min(tries, 10), most))
+}
 
 // Taken notes that the server via has acked an entry of a queue for a server, with
 // what it said of receivers other than that they have it.
@@ -150,7 +165,7 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 	var later time.Duration
 	for _, s := range said {
 		if s.No != nil && !s.No.Permanent {
-			later = max(later, s.No.After, 5*time.Second)
+			later = max(later, Later(s.No, q.Tries(e), e.Priority()))
 		}
 	}
 	kept := env.From.Server() == r.home && env.From.User() != "" && env.Kind != message.Receipt
@@ -170,8 +185,18 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 	case !kept && later == 0:
 		q.End(t, e, message.Held)
 		return
-	case !kept:
-		q.Rest(e, later)
+	case !kept: // for those that were not taken yet
+		declined := uint64(0)
+		for _, s := range said {
+			if s.No != nil && !s.No.Permanent {
+				declined |= 1 << s.Receiver
+			}
+		}
+		if q.Narrow(e, q.SetOpen(e, open)&^declined) == 0 { // a report has ended it for them
+			q.End(t, e, message.Held)
+			return
+		}
+		q.Decline(t, e, later)
 		return
 	}
 	left := q.SetOpen(e, open)
@@ -181,25 +206,29 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 		for _, s := range said {
 			fates[s.Receiver] = s
 		}
+		arrived := 0
 		for i := range env.To {
 			s, other := fates[i]
 			switch {
 			case left&(1<<i) == 0:
 			case !other:
+				arrived++
 				left = r.fate(t, l, q, e, &env, id, i, message.Delivered, nil, path)
 			case s.No != nil && s.No.Permanent:
 				left = r.fate(t, l, q, e, &env, id, i, s.State, s.No, nil)
 			}
 		}
+		q.Room(t, 2*arrived)
 	}
 	if left == 0 {
 		q.End(t, e, message.Delivered)
 		return
 	}
-	if later == 0 {
-		later = min(time.Duration(r.resend.Load())<<min(q.Tries(e), 10), maxResend)
+	if later > 0 {
+		q.Decline(t, e, later)
+		return
 	}
-	q.Rest(e, later)
+	q.Rest(t, e, min(time.Duration(r.resend.Load())<<min(q.Tries(e), 10), maxResend))
 }
 
 // unpacked is the envelope in what waits for a server, which way it has come, and for
@@ -275,6 +304,7 @@ func (r *Relay) answered(t *spool.Turn, e *message.Envelope, a *Arrival) {
 		no = message.Refuse(p.Code, "%s", p.Reason)
 	}
 	state := min(p.State, message.Delivered)
+	arrived := 0
 	for n := range p.Counters.All(maxAnswered) {
 		entry, packed := q.ByAuthor(p.Device, n)
 		if entry == nil {
@@ -296,8 +326,10 @@ func (r *Relay) answered(t *spool.Turn, e *message.Envelope, a *Arrival) {
 			if left, _ := r.settle(t, q, entry, &env, message.IDOf(env.Raw), i, state, no, p.Path); left == 0 {
 				q.End(t, entry, state)
 			}
+			arrived++
 		}
 	}
+	q.Room(t, 2*arrived)
 }
 
 // oweAway is owe for what is given up in a queue for a server: each receiver there is

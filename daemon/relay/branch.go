@@ -30,6 +30,7 @@ type branch struct {
 	state    message.State
 	no       *message.Refusal
 	notYet   *message.Refusal // some queue doesn't take it for now
+	noRoom   *message.Refusal // the same, but that of a device which is overfull
 	overfull []message.DeviceID
 }
 
@@ -55,14 +56,17 @@ func (r *Relay) newBranch(e *message.Envelope, to message.Address, b *box, owner
 // Settled implements spool.Owner.
 func (b *branch) Settled(t *spool.Turn, token uint64, s message.State, no *message.Refusal) {
 	b.mu.Lock()
+	full := token < theirs && b.box.overfull(token, no)
 	switch {
+	case full && !no.Permanent:
+		b.noRoom = no
 	case no != nil && !no.Permanent:
 		b.notYet = no
 	case token == ours:
 	case rank(s) > rank(b.state):
 		b.state, b.no = s, no
 	}
-	if token < theirs && no != nil && no.Permanent && no.Code == message.CodeQuota {
+	if full {
 		b.overfull = append(b.overfull, b.box.devices[token])
 	}
 	b.left--
@@ -70,6 +74,9 @@ func (b *branch) Settled(t *spool.Turn, token uint64, s message.State, no *messa
 	b.mu.Unlock()
 	if !last {
 		return
+	}
+	if rank(b.state) < rank(message.Held) && b.noRoom != nil { // no other device has it
+		b.notYet = b.noRoom
 	}
 	if b.notYet != nil {
 		// Some queue would be without it: the sender keeps it, and the others drop the repeat.
@@ -122,6 +129,13 @@ func (r *Relay) others(e *message.Envelope) *others {
 	return &others{relay: r, author: e.From, box: rest, left: len(rest.queues)}
 }
 
+// overfull tells whether a queue doesn't take more than it has, and its device isn't there
+// to take some of that: then a part of a file, though refused for now, would wait for
+// weeks, and with it those who are there.
+func (b *box) overfull(queue uint64, no *message.Refusal) bool {
+	return no != nil && no.Code == message.CodeQuota && (no.Permanent || !b.queues[queue].Pumped())
+}
+
 // without returns the box without a device.
 func (b *box) without(device message.DeviceID) *box {
 	rest := &box{}
@@ -139,10 +153,10 @@ func (o *others) Settled(t *spool.Turn, token uint64, _ message.State, no *messa
 	o.mu.Lock()
 	switch {
 	case no == nil:
+	case o.box.overfull(token, no):
+		o.overfull = append(o.overfull, o.box.devices[token])
 	case !no.Permanent:
 		o.notYet = no
-	case no.Code == message.CodeQuota:
-		o.overfull = append(o.overfull, o.box.devices[token])
 	}
 	o.left--
 	last := o.left == 0

@@ -192,6 +192,29 @@ func TestSuspended(t *testing.T) {
 	}
 }
 
+// TestSuspendedForFiles: devices of both that are away and for which many parts of files
+// wait keep no file from those that are there, or from being sent.
+func TestSuspendedForFiles(t *testing.T) {
+	scene(t, options{spool: spool.Options{Quota: 400 << 10}}, twice, func(t *testing.T, s *server, p []*person) {
+		alice, bob := p[0].come(), p[1].come()
+		s.second(bob)
+		path, data := made(t, "large", 1_000_000)
+		m := alice.sendFile(path, bob)
+		bob.hasFile(client.In, data)
+		alice.learns(m, bob.address(), message.Delivered)
+		s.second(alice)
+		m = alice.sendFile(path, bob)
+		alice.learns(m, bob.address(), message.Delivered)
+		synctest.Wait()
+		for _, name := range []string{"alice", "bob"} {
+			account, _ := s.users.Show(name)
+			if account.Devices[0].Suspended != "" || account.Devices[1].Suspended == "" {
+				t.Errorf("the devices of %s are %+v", name, account.Devices)
+			}
+		}
+	})
+}
+
 // restore makes the person's profile what it was when keep was called.
 func (p *person) keep() (restore func()) {
 	p.t.Helper()

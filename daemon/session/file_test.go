@@ -121,6 +121,27 @@ func TestFileAway(t *testing.T) {
 	})
 }
 
+// TestFileInVain: what there is no room for is offered in growing intervals, and soon after
+// others have arrived.
+func TestFileInVain(t *testing.T) {
+	scene(t, options{spool: spool.Options{Quota: 400 << 10}}, twice, func(t *testing.T, s *server, p []*person) {
+		alice, bob := p[0].come(), p[1]
+		path, data := made(t, "large", 3_000_000)
+		m := alice.sendFile(path, bob)
+		time.Sleep(time.Hour)
+		before := s.host.Sessions()[0].Traffic.Submitted
+		time.Sleep(time.Hour)
+		if n := s.host.Sessions()[0].Traffic.Submitted - before; n > 100 {
+			t.Errorf("in an hour %d parts of %d are offered in vain", n, len(data)/message.PartSize)
+		}
+		bob.come()
+		for n := 0; n < 6 && alice.fate(m, bob.address()).State < message.Delivered; n++ {
+			time.Sleep(30 * time.Second)
+		}
+		bob.hasFile(client.In, data)
+	})
+}
+
 func (p *person) message(m client.Message) client.Message {
 	p.t.Helper()
 	m, _, err := p.store.Status(m.ID)

@@ -187,6 +187,25 @@ func TestFirstMessage(t *testing.T) {
 	})
 }
 
+// TestFirstLarge: what doesn't fit into the first record goes as soon as the welcome has
+// come, though nothing else happens.
+func TestFirstLarge(t *testing.T) {
+	scene(t, options{}, []string{"alice", "bob"}, func(t *testing.T, s *server, p []*person) {
+		alice, bob := p[0], p[1].come()
+		l := alice.far(radio)
+		alice.come()
+		l.cut(true)
+		text := strings.Repeat("x", 3000)
+		m := alice.send(text, bob)
+		time.Sleep(time.Hour)
+		l.mend()
+		time.Sleep(time.Minute + 10*radio.Latency + radio.Time(len(text)+1000)) // a minute before she tries again
+		if r := alice.fate(m, bob.address()); r.State != message.Delivered {
+			t.Errorf("it is %v", r.State)
+		}
+	})
+}
+
 // TestSlowest: as slow as a line may be, everybody waits for it.
 func TestSlowest(t *testing.T) {
 	scene(t, options{}, []string{"alice", "bob"}, func(t *testing.T, s *server, p []*person) {

@@ -83,7 +83,7 @@ func TestClockRest(t *testing.T) {
 		time.Sleep(time.Second)
 		q.Attach(p)
 		e, _, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
-		q.Rest(e, 30*time.Minute)
+		q.Rest(new(Turn), e, 30*time.Minute)
 		off.Store(-int64(years))
 		time.Sleep(31 * time.Minute)
 		synctest.Wait()

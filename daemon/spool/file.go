@@ -370,6 +370,10 @@ func (sp *Spool) setFull(full bool, why error) {
 	if full {
 		sp.notice("the disk takes nothing more (%v): messages for who is away are refused until it does", why)
 		nudge(sp.stirred)
+		sp.handMu.Lock()
+		sp.fulls++
+		sp.handFree.Broadcast()
+		sp.handMu.Unlock()
 	} else {
 		sp.notice("the disk takes messages again")
 	}

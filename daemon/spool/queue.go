@@ -3,6 +3,7 @@ package spool
 import (
 	"bytes"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,7 +41,7 @@ type Entry struct {
 	group uint64 // fixed; see Put
 }
 
-type flags uint8
+type flags uint16
 
 const (
 	committing flags = 1 << iota // in the journal's hands
@@ -51,6 +52,7 @@ const (
 	shadow                       // a repeat of a durable one, which the pump had already
 	refusing                     // could not be committed; to be refused when its outcome is known
 	resting                      // not for the pump until it is due
+	declined                     // it rests because its far end had no room
 )
 
 // ID returns the envelope's id, zero unless it is on disk.
@@ -88,6 +90,7 @@ type Queue struct {
 	wakes    uint32                // steady seconds at which the first of the resting is due; 0: none rests
 	count    int                   // entries that are not done
 	kept     int                   // of those, the ones that have rested
+	declined int                   // and those that rest because they were declined
 	bytes    int64                 // of their envelopes
 	unacked  int                   // entries in hand that the sweeper looks after
 	attached int64                 // when the pump came, nanoseconds since the start
@@ -129,7 +132,7 @@ type Put struct {
 }
 
 // Put takes responsibility for an envelope, or tells the owner at once that it
-// doesn't. It may wait while the hand is full.
+// doesn't. It may wait while the hand is full, unless it is urgent.
 func (q *Queue) Put(t *Turn, p Put) {
 	sp := q.sp
 	maxLife := uint32(min(sp.limits.maxAge.Load()/int64(time.Second), 1<<31))
@@ -141,7 +144,12 @@ func (q *Queue) Put(t *Turn, p Put) {
 		p.Owner.Settled(t, p.Token, message.Expired, message.Refuse(message.CodeExpired, "it was older than its lifetime of %d s", p.Life))
 		return
 	}
-	sp.takeHand(t, size)
+	if p.Priority == message.Urgent {
+		sp.fillHand(size)
+	} else if !sp.takeHand(t, size) {
+		p.Owner.Settled(t, p.Token, message.Refused, diskFull())
+		return
+	}
 	now := t.now(sp)
 	e := &Entry{
 		lane: laneOf(p.Priority), size: uint32(size), life: p.Life, born: sp.steadyAt(now) - p.Age,
@@ -188,15 +196,23 @@ func (q *Queue) Put(t *Turn, p Put) {
 }
 
 // refuseLocked says why size more bytes are not taken. What is bulk leaves a quarter
-// to the rest, and comes again: it is a part of something whose other parts are here.
+// to the rest, and comes again: it is a part of something whose other parts are here. What
+// can go to a device from hand to hand, and what is urgent, has an eighth more than all may
+// have: servers that are full of what they have for each other could get rid of nothing.
 func (q *Queue) refuseLocked(size int64, p message.Priority) *message.Refusal {
-	quota := q.sp.limits.quota.Load()
+	quota, total := q.sp.limits.quota.Load(), q.sp.limits.total.Load()
+	if p == message.Urgent { // nobody would say it again
+		quota += quota / 8
+	}
+	if device := strings.IndexByte(q.name, '@') > 0; device && q.pump != nil || p == message.Urgent {
+		total += total / 8
+	}
 	switch {
 	case p == message.Bulk && q.bytes+size > quota-quota/4:
 		return message.Defer(message.CodeQuota, 10*time.Second, "%d messages wait for this receiver already", q.count)
 	case q.bytes+size > quota:
 		return message.Refuse(message.CodeQuota, "%d messages wait for this receiver already", q.count)
-	case q.sp.bytes.Load()+size > q.sp.limits.total.Load():
+	case q.sp.bytes.Load()+size > total:
 		return message.Defer(message.CodeFull, time.Minute, "the server's spool is full")
 	case q.pump == nil && q.sp.full.Load():
 		return message.Defer(message.CodeFull, time.Minute, "the server's disk is full")
@@ -399,6 +415,7 @@ func (q *Queue) endLocked(e *Entry) {
 	if e.tries > 0 {
 		q.kept--
 	}
+	q.restedLocked(e)
 	q.bytes -= int64(e.size)
 	q.sp.bytes.Add(-int64(e.size))
 	q.sp.waiting.Add(-1)

@@ -8,20 +8,76 @@ import (
 
 // Rest takes an entry back that the pump was given: its far end has it, but has to
 // answer for it longer than that, or did not want it yet. It isn't offered again
-// before a time, or before WakeAll.
-func (q *Queue) Rest(e *Entry, wait time.Duration) {
+// before a time, or before WakeAll. What is no repeat and could not be written to disk is
+// refused instead, since it would stay in hand.
+func (q *Queue) Rest(t *Turn, e *Entry, wait time.Duration) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	if e.flags&done != 0 {
+	if e.flags&(done|shadow|refusing) != 0 {
+		refused := e.flags&(done|refusing) == refusing
+		if e.flags&done == 0 {
+			q.endLocked(e)
+			q.lanes[e.lane].trim()
+		}
+		q.mu.Unlock()
+		if refused {
+			q.sp.dropHand(int(e.size))
+			e.owner.Settled(t, e.token, message.Refused, diskFull())
+		}
 		return
 	}
+	defer q.mu.Unlock()
 	e.flags &^= given
+	q.restedLocked(e)
 	q.triedLocked(e, min(e.tries, 254)+1)
 	if e.flags&isDurable != 0 {
 		e.raw = nil
 		q.sp.expireAt(e)
 	}
 	q.restLocked(e, uint32(wait/time.Second))
+}
+
+// Decline is Rest for an entry that its far end had no room for. Room makes
+// some of these wait no longer.
+func (q *Queue) Decline(t *Turn, e *Entry, wait time.Duration) {
+	q.Rest(t, e, wait)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if e.flags&(done|resting) == resting {
+		e.flags |= declined
+		q.declined++
+	}
+}
+
+// restedLocked has an entry rest no longer.
+func (q *Queue) restedLocked(e *Entry) {
+	if e.flags&declined != 0 {
+		q.declined--
+	}
+	e.flags &^= resting | declined
+}
+
+// Room offers up to n of the entries again that were declined, the first ones: others of
+// this queue have gone from the far end.
+func (q *Queue) Room(t *Turn, n int) {
+	q.mu.Lock()
+	n = min(n, q.declined)
+	woken := false
+	for i := range q.lanes {
+		l := &q.lanes[i]
+		for k := l.head; n > 0 && k < len(l.ents); k++ {
+			if e := l.ents[k]; e.flags&(done|declined) == declined {
+				q.restedLocked(e)
+				l.next = min(l.next, k)
+				woken = true
+				n--
+			}
+		}
+	}
+	pump := q.pump
+	q.mu.Unlock()
+	if woken && pump != nil {
+		t.Wake(pump)
+	}
 }
 
 // triedLocked notes how often an entry has rested.
@@ -73,7 +129,7 @@ func (q *Queue) wake(t *Turn, now uint32) (next uint32) {
 			switch {
 			case e.flags&(done|resting) != resting:
 			case e.due <= now:
-				e.flags &^= resting
+				q.restedLocked(e)
 				woken = true
 			case q.wakes == 0 || e.due < q.wakes:
 				q.wakes = e.due

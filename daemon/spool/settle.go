@@ -53,7 +53,8 @@ func (q *Queue) Regain(p Pump, priority message.Priority, seq uint64) *Entry {
 	}
 	e := q.findLocked(priority, seq)
 	if e != nil {
-		e.flags = e.flags&^resting | given
+		q.restedLocked(e)
+		e.flags |= given
 	}
 	return e
 }

@@ -100,7 +100,7 @@ func TestRested(t *testing.T) {
 	second, _, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
 	q.SetOpen(first, 0b110)
 	q.Narrow(first, 0b010)
-	q.Rest(first, time.Hour)
+	q.Rest(new(Turn), first, time.Hour)
 	if err := r.sp.Settle(t.Context()); err != nil {
 		t.Fatal(err)
 	}

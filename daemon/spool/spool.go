@@ -122,6 +122,7 @@ type Spool struct {
 	handMu   sync.Mutex
 	handFree sync.Cond
 	hand     int64    // bytes of entries that are not durable; guarded by handMu
+	fulls    int      // how often the disk was found full; guarded by handMu
 	restless []*Queue // queues with entries in hand that nobody has acked, guarded by handMu
 	stirred  chan struct{}
 
@@ -294,19 +295,31 @@ func (sp *Spool) now() int64 { return int64(time.Since(sp.zero)) }
 
 // takeHand accounts for n bytes in hand. Who brings more than the hand can hold
 // waits for others to be acked or to reach the disk, which is soon or never long;
-// what he has brought in the same turn goes its way before.
-func (sp *Spool) takeHand(t *Turn, n int) {
+// what he has brought in the same turn goes its way before. With a full disk it may take
+// until some device is gone: then it tells that there is no room.
+func (sp *Spool) takeHand(t *Turn, n int) (taken bool) {
 	sp.handMu.Lock()
 	if sp.hand > sp.limits.hand {
 		sp.handMu.Unlock()
 		t.Run()
 		sp.handMu.Lock()
 	}
-	for sp.hand > sp.limits.hand {
-		sp.handFree.Wait()
+	defer sp.handMu.Unlock()
+	for fulls := sp.fulls; sp.hand > sp.limits.hand; sp.handFree.Wait() {
+		if sp.full.Load() || sp.fulls != fulls {
+			return false
+		}
 	}
 	sp.hand += int64(n)
-	sp.handMu.Unlock()
+	return true
+}
+
+// fillHand is takeHand for receipts and bounces, which are small, and don't wait: who
+// makes room in the hand, or on the disk, has such to write himself.
+func (sp *Spool) fillHand(n int) {
+	sp.handMu.Lock()
+	defer sp.handMu.Unlock()
+	sp.hand += int64(n)
 }
 
 func (sp *Spool) dropHand(n int) {

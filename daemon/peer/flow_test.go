@@ -1,0 +1,133 @@
+package peer_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/spool"
+	"github.com/noipchat/noipchat/daemon/transport"
+)
+
+// TestSlowLink: over a link between servers on a slow line what is large goes both ways,
+// whoever has dialled, and its acks come back.
+func TestSlowLink(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		w.lay("a", "b", 0, transport.Properties{Rate: 9600, Latency: 300 * time.Millisecond})
+		time.Sleep(time.Minute)
+		alice, bob := w.enter("alice", "a").come(), w.enter("bob", "b").come()
+		for _, c := range [][2]*person{{alice, bob}, {bob, alice}} {
+			by, to := c[0], c[1]
+			m := by.sendFile("a file", message.PartSize+1, 0, to)
+			time.Sleep(10 * time.Second)
+			start := time.Now()
+			text := strings.Repeat("x", 60<<10-200)
+			by.learns(by.send(text, to), to, message.Delivered)
+			by.learns(m, to, message.Delivered)
+			if took := time.Since(start); took > 3*time.Minute { // 2 at full speed
+				t.Errorf("from %s to %s it takes %v", by.name, to.name, took)
+			}
+			to.has(text, "a file")
+		}
+	})
+}
+
+// limit sets the bytes that may wait for one destination at a server, and for all.
+func (s *server) limit(quota, total int64) {
+	s.spool.SetLimits(spool.Limits{Quota: quota, Total: total, Hand: 64 << 20, MaxAge: 30 * 24 * time.Hour})
+}
+
+// TestFullThere: what the receiver's server has no room for isn't offered to it again and
+// again, and comes soon after there is room.
+func TestFullThere(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		w.link("a", "b", 0)
+		a, b := w.servers["a"], w.servers["b"]
+		b.limit(400<<10, 1<<30)
+		time.Sleep(time.Minute)
+		alice, bob := w.enter("alice", "a").come(), w.enter("bob", "b")
+		m := alice.sendFile("large", 200*message.PartSize, 0, bob)
+		time.Sleep(time.Hour)
+		sent := a.state("b").Sent
+		time.Sleep(time.Hour)
+		if again := a.state("b").Sent - sent; again > 400 {
+			t.Errorf("in an hour %d parts of 200 are offered in vain", again)
+		}
+		start := time.Now()
+		bob.come().has("large")
+		alice.learns(m, bob, message.Delivered)
+		if took := time.Since(start); took > 20*time.Minute {
+			t.Errorf("it takes %v", took)
+		}
+	})
+}
+
+// TestOneHasRoom: of two receivers of a file at one server, the one for whom no room is
+// left doesn't have it sent again and again to the other one.
+func TestOneHasRoom(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b", "c")
+		w.link("a", "b", 0)
+		w.link("b", "c", 0)
+		c := w.servers["c"]
+		c.limit(300<<10, 1<<30)
+		time.Sleep(time.Minute)
+		alice, carol, dan := w.enter("alice", "a").come(), w.enter("carol", "c").come(), w.enter("dan", "c")
+		const parts = 20
+		m := alice.sendFile("large", parts*message.PartSize, 0, carol, dan)
+		alice.learns(m, carol, message.Delivered)
+		time.Sleep(12 * time.Hour)
+		if n := c.host.Sessions()[0].Traffic.Given; n > parts+10 {
+			t.Errorf("a file of %d parts is given to carol in %d", parts, n)
+		}
+		dan.come().has("large")
+		alice.learns(m, dan, message.Delivered)
+		carol.has("large")
+	})
+}
+
+// TestBothFull: two servers that are full of what each has for the other one still give
+// that to who is there.
+func TestBothFull(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		w.plug("a", "b", false)
+		w.link("a", "b", 0)
+		time.Sleep(time.Minute)
+		alice, bob := w.enter("alice", "a").come(), w.enter("bob", "b").come()
+		var want []string
+		for i := range 20 {
+			want = append(want, fmt.Sprint(i, strings.Repeat("x", 50<<10)))
+		}
+		for _, c := range [][2]*person{{alice, bob}, {bob, alice}} {
+			c[0].s.limit(1<<30, 600<<10)
+			for _, text := range want {
+				c[0].send(text, c[1])
+			}
+		}
+		time.Sleep(10 * time.Minute)
+		for name, s := range w.servers {
+			if _, bytes := s.spool.Waiting(); bytes < 540<<10 {
+				t.Errorf("%s is not full: %d bytes", name, bytes)
+			}
+		}
+		w.plug("a", "b", true)
+		start := time.Now()
+		alice.hasAllOf(want)
+		bob.hasAllOf(want)
+		if took := time.Since(start); took > time.Hour {
+			t.Errorf("it takes %v", took)
+		}
+	})
+}
+
+func (p *person) hasAllOf(want []string) {
+	p.t.Helper()
+	p.until("all texts", func() bool { return len(p.texts()) >= len(want) })
+	p.hasAll(slices.Clone(want))
+}
