@@ -156,6 +156,10 @@ func (f *flock) come(ctx context.Context) error {
 }
 
 func (b *bird) come(ctx context.Context) error {
+	if b.conn != nil {
+		b.conn.Close()
+		b.conn.Flush(b) // it fails, and takes nothing any more of what is written for the next one
+	}
 	conn, err := b.dial(ctx)
 	if err != nil {
 		return err
@@ -254,6 +258,9 @@ func (b *bird) talk() error {
 			b.at = time.Now()
 		}
 		changed, conn := b.changed, b.conn
+		if b.f.padding > 0 && b.ahead == 0 { // a server that is away has a quota
+			changed = nil
+		}
 		b.mu.Unlock()
 		conn.Flush(b) // an error ends the reader
 		select {

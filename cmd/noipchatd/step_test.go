@@ -32,7 +32,7 @@ func hindered(t *testing.T, mortal bool) (*theatre, *flock) {
 	f := newFlock(t, 20, h.stage, other.stage, h.stage, h.stage)
 	other.start()
 	t.Setenv("NOIPCHAT_STEP", filepath.Join(h.dir, "step")) // h's, as it starts later
-	f.mortal, f.padding = mortal, 30<<10
+	f.mortal, f.padding, f.pause = mortal, 30<<10, 50*time.Millisecond
 	return h, f
 }
 
