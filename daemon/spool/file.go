@@ -17,8 +17,8 @@ const (
 	// what comes, so that a queue that gets one message at a time has few files.
 	mergeSize = 4 << 20
 
-	fileBytes  = 32 << 20 // of one queue file, about
-	batchBytes = 64 << 20 // written before they are committed together
+	fileBytes  = 8 << 20 // of one queue file, about
+	batchBytes = 16 << 20 // written before they are committed together
 )
 
 // nudge fills a channel of size 1.
