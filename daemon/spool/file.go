@@ -17,7 +17,7 @@ const (
 	// what comes, so that a queue that gets one message at a time has few files.
 	mergeSize = 4 << 20
 
-	fileBytes  = 8 << 20 // of one queue file, about
+	fileBytes  = 8 << 20  // of one queue file, about
 	batchBytes = 16 << 20 // written before they are committed together
 )
 
