@@ -103,8 +103,10 @@ func kill(t *testing.T, kills, long int, before func(*stage, *rand.Rand)) {
 		load.Wait()
 		must(s.start(ctx))
 	}
-	receivers[1].leave()
-	receivers[1].come(ctx)
+	for _, p := range people { // who has found nobody ten times waits for up to a minute
+		p.leave()
+		p.come(ctx)
+	}
 
 	for i, p := range senders {
 		for _, m := range sent[i] {
