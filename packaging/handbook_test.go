@@ -200,7 +200,7 @@ type edit struct {
 }
 
 var (
-	word   = regexp.MustCompile(`noip1[a-z2-7]+…?|\b[0-9a-f]{4}(?:-[0-9a-f]{4}){3}\b|\b[0-9a-f]{32}\b|\b[0-9a-f]{16}\b|\binvite=[A-Za-z0-9_-]+…?|\b[a-z]{5}(?:-[a-z]{5}){3}\b`)
+	unique = regexp.MustCompile(`noip1[a-z2-7]+…?|\b[0-9a-f]{4}(?:-[0-9a-f]{4}){3}\b|\b[0-9a-f]{32}\b|\b[0-9a-f]{16}\b|\binvite=[A-Za-z0-9_-]+…?|\b[a-z]{5}(?:-[a-z]{5}){3}\b`)
 	unsure = []struct {
 		re   *regexp.Regexp
 		with string
@@ -225,7 +225,7 @@ func plainLine(line string) string {
 	line = strings.TrimRight(line, " \t\r")
 	var b strings.Builder
 	last := 0
-	for _, at := range append(word.FindAllStringIndex(line, -1), []int{len(line), len(line)}) {
+	for _, at := range append(unique.FindAllStringIndex(line, -1), []int{len(line), len(line)}) {
 		between := line[last:at[0]]
 		for _, c := range unsure {
 			between = c.re.ReplaceAllString(between, c.with)
@@ -264,7 +264,7 @@ func (s *session) match(shown []string, printed string) bool {
 		}
 		line = plainLine(s.replace(line, s.real))
 		last := 0
-		for _, at := range word.FindAllStringIndex(line, -1) {
+		for _, at := range unique.FindAllStringIndex(line, -1) {
 			b.WriteString(wild(line[last:at[0]]))
 			what := line[at[0]:at[1]]
 			last = at[1]
@@ -273,7 +273,7 @@ func (s *session) match(shown []string, printed string) bool {
 				continue
 			}
 			names = append(names, what)
-			b.WriteString("(" + tokenLike(what) + ")")
+			b.WriteString("(" + like(what) + ")")
 		}
 		b.WriteString(wild(line[last:]) + `\n`)
 	}
@@ -297,8 +297,8 @@ func (s *session) match(shown []string, printed string) bool {
 
 func wild(text string) string { return strings.ReplaceAll(regexp.QuoteMeta(text), "…", ".*") }
 
-// tokenLike is what may be printed in the place of a word.
-func tokenLike(what string) string {
+// like is what may be printed in the place of something unique.
+func like(what string) string {
 	switch {
 	case strings.HasPrefix(what, "noip1"):
 		return `noip1[a-z2-7]+`
@@ -314,8 +314,8 @@ func tokenLike(what string) string {
 
 // told is what was printed as a document has it.
 func (s *session) told(shown []string, printed string) []string {
-	before := word.FindAllString(strings.Join(shown, "\n"), -1)
-	now := word.FindAllString(printed, -1)
+	before := unique.FindAllString(strings.Join(shown, "\n"), -1)
+	now := unique.FindAllString(printed, -1)
 	for i, is := range now {
 		if _, ok := swapped(s.known)[is]; ok {
 			continue
@@ -349,7 +349,7 @@ func (s *session) run(c *chapter, at int, who, do string, shown []string) {
 	if *update {
 		patience = 6 * time.Second // most of it will not come
 	}
-	for _, what := range word.FindAllString(do, -1) {
+	for _, what := range unique.FindAllString(do, -1) {
 		is, ok := s.known[what]
 		if !ok {
 			s.t.Fatalf("%s: nothing has printed %s yet", there, what)

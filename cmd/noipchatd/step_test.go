@@ -48,7 +48,7 @@ func (h *theatre) clog(f *flock) (release func()) {
 	}
 	read := f.hinder(lazy)
 	ahead(filled)
-	h.must(f.advance(h.ctx, f.birds[len(f.birds)-1:], filled))
+	h.must(f.advance(h.ctx, []*bird{writer}, filled))
 	return func() {
 		ahead(0)
 		read()

@@ -348,7 +348,7 @@ func (i *importing) settle(dir string) (err error) {
 	}
 	mark := filepath.Join(i.state, backup.Imported)
 	moved = append(moved, mark)
-	if err := errors.Join(durable.WriteFile(mark, nil, 0o600)); err != nil {
+	if err := durable.WriteFile(mark, nil, 0o600); err != nil {
 		return err
 	}
 	if err := errors.Join(os.Chmod(i.state, 0o700), i.own()); err != nil {

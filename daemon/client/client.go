@@ -181,7 +181,7 @@ const kickedWait = time.Second
 // Run keeps the session up until ctx is done. It returns nil then, or an error
 // that trying again doesn't help: the home refuses the device, or shows another key.
 func (c *Client) Run(ctx context.Context) error {
-	wait := c.o.FirstWait
+	backoff := message.Backoff{First: c.o.FirstWait, Max: c.o.MaxWait}
 	for {
 		up, worked, err := c.connect(ctx)
 		c.change(func() { c.link, c.lastErr = nil, err })
@@ -191,10 +191,8 @@ func (c *Client) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if worked || up > wait {
-			wait = c.o.FirstWait // who lets us in and drops us at once does not get here for long
-		}
-		pause, asked := message.Pause(wait, err)
+		backoff.Met(up, worked)
+		pause, asked := backoff.Pause(err)
 		kick := c.kick
 		if asked {
 			kick = nil
@@ -213,7 +211,6 @@ func (c *Client) Run(ctx context.Context) error {
 				waiting = false
 			}
 		}
-		wait = min(2*wait, c.o.MaxWait)
 	}
 }
 

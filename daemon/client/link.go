@@ -462,14 +462,13 @@ func (l *link) probedLocked(f *flight) {
 // postpone has an envelope sent again, to those who could not be served, in growing
 // intervals. Until it is taken it goes alone.
 func (l *link) postpone(f flight, now time.Time) error {
-	wait := 5 * time.Second
+	var wait time.Duration
 	f.Open = nil
 	for _, x := range f.declined {
 		f.Open = append(f.Open, x.Receiver)
-		wait = max(wait, x.Refusal.After)
+		wait = max(wait, x.Refusal.Later(int(f.tries), maxLater))
 		l.c.o.Log.Info("a message is kept for later", "id", f.ID.String(), "reason", x.Refusal.Error())
 	}
-	wait = max(wait, min(wait<<f.tries, maxLater))
 	f.declined, f.acked, f.tries = nil, false, min(f.tries+1, 8)
 	d, err := delay(f, now.Add(wait))
 	if err != nil {

@@ -1,6 +1,7 @@
 package message
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -96,10 +97,38 @@ func (r *Refusal) Error() string {
 	return r.Code.String() + ": " + r.Reason
 }
 
+// Later is when to offer again what was refused for now, and was so tries times before:
+// after the time that the refusal names, 5 s at least, then after twice as long each time,
+// but not after more than most, unless the refusal names that.
+func (r *Refusal) Later(tries int, most time.Duration) time.Duration {
+	wait := max(r.After, 5*time.Second)
+	return max(wait, min(wait<<min(tries, 10), most))
+}
+
+// Backoff is how long to wait between attempts to reach somebody: First, then twice as long
+// each time, up to Max. It belongs to one goroutine.
+type Backoff struct {
+	First, Max time.Duration
+	next       time.Duration // 0: First
+}
+
+// Reset has it begin anew.
+func (b *Backoff) Reset() { b.next = b.First }
+
+// Met notes that an attempt was good for some time, and whether anything was carried then.
+// It begins anew, but not for who lets us in and drops us at once.
+func (b *Backoff) Met(up time.Duration, carried bool) {
+	if carried || up > cmp.Or(b.next, b.First) {
+		b.Reset()
+	}
+}
+
 // Pause is how long to wait before the next attempt after err: at random, since others
-// may have lost the same, between a half of wait and all of it; or, asked for by whoever
+// may have lost the same, between a half of its time and all of it; or, asked for by whoever
 // refused, as long as he wants and up to a half more: all have been told the same.
-func Pause(wait time.Duration, err error) (pause time.Duration, asked bool) {
+func (b *Backoff) Pause(err error) (pause time.Duration, asked bool) {
+	wait := cmp.Or(b.next, b.First)
+	b.next = min(2*wait, b.Max)
 	if no, ok := errors.AsType[*Refusal](err); ok && no.After > 0 {
 		return no.After + rand.N(no.After/2+1), true
 	}

@@ -252,7 +252,7 @@ func (c *copies) leaves(l *link, e *spool.Entry, raw []byte, came uint8) uint8 {
 func (c *copies) acked(t *spool.Turn, l *link, q *spool.Queue, e *spool.Entry, said []relay.Said) {
 	for _, s := range said {
 		if s.No != nil && !s.No.Permanent {
-			q.Rest(t, e, max(relay.Later(s.No, q.Tries(e), e.Priority()), resendCopy))
+			q.Rest(t, e, max(relay.Later(s.No, q, e), resendCopy))
 			return
 		}
 	}

@@ -373,20 +373,20 @@ func (p *Peers) linksLocked() (links []*link) {
 
 // keep dials a peer for as long as it is to be reached.
 func (p *Peers) keep(ctx context.Context, e *peer, conf Peer, atOnce bool) {
-	wait := p.o.FirstWait
+	backoff := message.Backoff{First: p.o.FirstWait, Max: p.o.MaxWait}
 	for ; ctx.Err() == nil; atOnce = false {
 		if !atOnce && !p.mayDial(ctx, e, conf) {
 			return
 		}
 		began := time.Now()
 		l, err := p.dial(ctx, e, conf)
-		if l != nil && (time.Since(began) > wait || l.carried()) {
-			wait = p.o.FirstWait // who takes us in and drops us at once does not get here for long
+		if l != nil {
+			backoff.Met(time.Since(began), l.carried())
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		pause, _ := message.Pause(wait, err)
+		pause, _ := backoff.Pause(err)
 		p.mu.Lock()
 		if err != nil {
 			if l == nil {
@@ -403,9 +403,8 @@ func (p *Peers) keep(ctx context.Context, e *peer, conf Peer, atOnce bool) {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
-			wait = min(2*wait, p.o.MaxWait)
 		case <-e.retry:
-			wait = p.o.FirstWait
+			backoff.Reset()
 		}
 	}
 }

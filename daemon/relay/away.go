@@ -144,14 +144,13 @@ const (
 	maxLater  = 10 * time.Minute
 )
 
-// Later is when what was refused for now is offered again, which is after the time that
-// the refusal names at first, then after twice as long each time.
-func Later(no *message.Refusal, tries int, p message.Priority) time.Duration {
-	wait, most := max(no.After, 5*time.Second), maxLater
-	if p == message.Bulk {
+// Later is when an entry is offered again that was refused for now.
+func Later(no *message.Refusal, q *spool.Queue, e *spool.Entry) time.Duration {
+	most := maxLater
+	if e.Priority() == message.Bulk {
 		most = maxResend
 	}
-	return max(wait, min(wait<<min(tries, 10), most))
+	return no.Later(q.Tries(e), most)
 }
 
 // Taken notes that the server via has acked an entry of a queue for a server, with
@@ -163,9 +162,11 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 		return
 	}
 	var later time.Duration
+	var declined uint64 // the receivers that were refused for now
 	for _, s := range said {
 		if s.No != nil && !s.No.Permanent {
-			later = max(later, Later(s.No, q.Tries(e), e.Priority()))
+			later = max(later, Later(s.No, q, e))
+			declined |= 1 << s.Receiver
 		}
 	}
 	kept := env.From.Server() == r.home && env.From.User() != "" && env.Kind != message.Receipt
@@ -186,12 +187,6 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 		q.End(t, e, message.Held)
 		return
 	case !kept: // for those that were not taken yet
-		declined := uint64(0)
-		for _, s := range said {
-			if s.No != nil && !s.No.Permanent {
-				declined |= 1 << s.Receiver
-			}
-		}
 		if q.Narrow(e, q.SetOpen(e, open)&^declined) == 0 { // a report has ended it for them
 			q.End(t, e, message.Held)
 			return

@@ -84,8 +84,8 @@ func (k Carried) Conn(log *slog.Logger) (Conn, error) {
 	return watch(&command{socket: s, name: k.Command.Name, pid: k.Command.PID, stderr: stderr, log: log}, process), nil
 }
 
-// carried is a socket that another image has made, with all its options. net.FileConn makes
-// the same of it, by some fifteen system calls.
+// carried is a socket that another image has made, with all its options. net.FileConn would
+// make the same of it, and set all options again: 18 system calls instead of 3.
 type carried struct {
 	*os.File
 	local, remote Name
