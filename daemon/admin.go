@@ -327,8 +327,8 @@ func (d *Daemon) RetryQueue(_ context.Context, name string) error {
 }
 
 // Trace implements control.Daemon: what happened here to a message that was on
-// this server's disk or was passed on, and where it waits. What went from hand to hand
-// between two devices here has left no trace: its sender knows.
+// this server's disk, came from another server or was passed on, and where it waits. What
+// went from hand to hand between two devices here has left no trace: its sender knows.
 func (d *Daemon) Trace(_ context.Context, id message.ID) (control.Trace, error) {
 	t := control.Trace{ID: id}
 	for _, q := range d.spool.Queues() {

@@ -25,6 +25,9 @@ func TestTwoServers(t *testing.T) {
 		m := alice.send("hello", bob)
 		bob.has("hello")
 		alice.learns(m, bob, message.Delivered)
+		if events := w.servers["b"].relay.Trail(m.ID); len(events) != 1 || events[0].State != message.Delivered || events[0].Receiver != bob.address() || events[0].Path.String() != "a, b" {
+			t.Errorf("b remembers %+v", events)
+		}
 		answer := bob.send("hello you", alice)
 		alice.has("hello you")
 		bob.learns(answer, alice, message.Delivered)
@@ -127,6 +130,9 @@ func TestLine(t *testing.T) {
 					if left, _ := s.spool.Waiting(); left != 0 {
 						t.Errorf("at %s %d are left", name, left)
 					}
+				}
+				if events := w.servers[name(n-1)].relay.Trail(m.ID); len(events) != 1 || events[0].State != message.Delivered || !events[0].Path.Same(path) {
+					t.Errorf("the last one remembers %+v", events)
 				}
 			})
 		})

@@ -22,7 +22,8 @@ type branch struct {
 	device  message.DeviceID // that wrote it
 	counter uint64
 	report  bool         // it is one itself: there is no receipt for a receipt
-	path    message.Path // by which it came from another server
+	raw     []byte
+	path    message.Path // by which it came from another server; nil: it is no text, or from here
 	vouch   bool         // the author is told by us, and whoever brought it that we have it
 
 	mu       sync.Mutex // guards what follows
@@ -42,7 +43,7 @@ const (
 
 func (r *Relay) newBranch(e *message.Envelope, to message.Address, b *box, owner spool.Owner, token uint64, o *others, vouch bool, path message.Path) *branch {
 	br := &branch{relay: r, owner: owner, token: token, box: b, to: to, others: o, author: e.From, device: e.Device, counter: e.Counter, left: 1,
-		report: e.Kind.Reports(), vouch: vouch, path: path}
+		report: e.Kind.Reports(), vouch: vouch, raw: e.Raw, path: path}
 	if b != nil {
 		br.left = len(b.queues)
 	}
@@ -88,9 +89,12 @@ func (b *branch) Settled(t *spool.Turn, token uint64, s message.State, no *messa
 			b.relay.overfull(b.to, device, "as much waits for it as the server keeps")
 		}
 	}
+	if b.path != nil && b.state == message.Delivered { // what is held leaves its trace when it is
+		b.relay.remember(Event{ID: message.IDOf(b.raw), Receiver: b.to, State: b.state, Path: b.path})
+	}
 	// That a text is held here, its author elsewhere is told too: so its home knows that the
 	// way was good, and he, where it waits.
-	if !b.report && (b.state != message.Held && (b.others != nil || b.vouch) || b.path != nil) {
+	if !b.report && (b.others != nil || b.vouch) && (b.state != message.Held || b.path != nil) {
 		b.relay.echo.add(t, b)
 	}
 	if b.vouch {

@@ -58,7 +58,7 @@ type Relay struct {
 }
 
 // Event is something that became of an envelope that had been on this server's disk, or
-// of a text that it has passed on.
+// of a text that came from another server or was passed on to one.
 type Event struct {
 	At       time.Time
 	ID       message.ID
@@ -256,7 +256,7 @@ func (r *Relay) Accept(t *spool.Turn, e *message.Envelope, a Arrival, owner spoo
 			accepted = true
 		}
 		elsewhere := no == nil && b == nil
-		if others != nil || vouch && !elsewhere || no == nil && b != nil && len(b.queues) > 1 {
+		if others != nil || vouch && !elsewhere || no == nil && b != nil && (len(b.queues) > 1 || path != nil) {
 			branch := r.newBranch(e, to, b, owner, put.Token, others, vouch, path)
 			put.Owner, put.Token = branch, theirs
 			if no == nil && b != nil {
