@@ -334,7 +334,7 @@ func (d *Daemon) Trace(_ context.Context, id message.ID) (control.Trace, error) 
 	for _, q := range d.spool.Queues() {
 		if at, raw, ok := q.Since(id); ok {
 			passage, _ := message.Split(raw)
-			e := control.TraceEvent{At: at, Server: d.conf().Name, Event: "held", Receiver: message.Address(relay.Destination(q.Name())), Detail: "waits in queue " + q.Name(), Path: passage.Path}
+			e := control.TraceEvent{At: at, Server: d.conf().Name, Event: "held", Receiver: message.Address(relay.Destination(q.Name())), Detail: "waits in queue " + q.Name(), Path: passage.Path.Unpack()}
 			if len(e.Path) > 1 {
 				e.Detail += ", came by " + e.Path.String()
 			}
@@ -342,12 +342,12 @@ func (d *Daemon) Trace(_ context.Context, id message.ID) (control.Trace, error) 
 		}
 	}
 	for _, e := range d.relay.Trail(id) {
-		event := control.TraceEvent{At: e.At, Server: d.conf().Name, Event: e.State.String(), Receiver: e.Receiver, Detail: e.Reason, Path: e.Path}
+		event := control.TraceEvent{At: e.At, Server: d.conf().Name, Event: e.State.String(), Receiver: e.Receiver, Detail: e.Reason, Path: e.Path.Unpack()}
 		switch {
 		case e.Via != "":
 			event.Event, event.Detail = "passed on", "to "+e.Via
-		case len(e.Path) > 0:
-			event.Detail = "by " + e.Path.String()
+		case len(event.Path) > 0:
+			event.Detail = "by " + event.Path.String()
 		}
 		t.Events = append(t.Events, event)
 	}

@@ -27,7 +27,7 @@ func TestLinkBytes(t *testing.T) {
 	asked := wire.AppendRoutes(nil, &wire.Routes{Requests: []wire.RouteRequest{{ServerID: server1, Epoch: 3, Number: 1, Hops: 64}}})
 
 	proofs := message.Prove(key.Sign, [][]byte{[]byte("one"), []byte("two"), []byte("three")})
-	head := wire.AppendEnvelope(nil, wire.Transit{Age: 7, Open: 1, Passage: message.Passage{Hops: 9, Path: message.Path{{Server: "server1"}}, Proof: proofs[2]}}, []byte("three")) // the proof needs no envelope
+	head := wire.AppendEnvelope(nil, wire.Transit{Age: 7, Open: 1, Passage: message.Passage{Hops: 9, Path: message.Path{{Server: "server1"}}.Pack(), Proof: proofs[2]}}, []byte("three")) // the proof needs no envelope
 
 	text := read(t, "protocol.md")
 	at := strings.Index(text, "### 9.6")

@@ -292,15 +292,15 @@ func (s *Store) way(p *message.Report) error {
 		return err
 	}
 	last := p.Counters[len(p.Counters)-1].Last
-	if err := note(p.Path, message.Range{First: last, Last: last}); err != nil {
+	path := p.Path.Unpack()
+	if err := note(path, message.Range{First: last, Last: last}); err != nil {
 		return err
 	}
-	names := p.Path.Clone()
-	for i := range names {
-		names[i].Age = 0
+	for i := range path {
+		path[i].Age = 0
 	}
 	for _, g := range p.Counters {
-		if err := note(names, g); err != nil {
+		if err := note(path, g); err != nil {
 			return err
 		}
 	}

@@ -1,11 +1,11 @@
 package message
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"fmt"
 	"math/bits"
-	"slices"
 	"strings"
 	"time"
 )
@@ -13,11 +13,11 @@ import (
 // Passage is what goes with an envelope from server to server, and what each of them
 // may change; with what its home says for those who don't get it from the home itself.
 type Passage struct {
-	Hops       uint8  // servers that it may still cross after the next one
-	Path       Path   // servers that it has crossed, its home first
-	Proof      Proof  // that its home has sent it; zero: none
-	Key        []byte // its home's public key, where no announcement of it goes the same way; empty: not said
-	Unverified bool   // its home's key isn't known: for the receiver's device
+	Hops       uint8      // servers that it may still cross after the next one
+	Path       PackedPath // servers that it has crossed, its home first
+	Proof      Proof      // that its home has sent it; zero: none
+	Key        []byte     // its home's public key, where no announcement of it goes the same way; empty: not said
+	Unverified bool       // its home's key isn't known: for the receiver's device
 }
 
 // Path is the servers that have held an envelope, in their order. Each wrote itself;
@@ -47,48 +47,91 @@ func (p Path) String() string {
 	return b.String()
 }
 
+// Pack returns the path as it is on the wire.
+func (p Path) Pack() (packed PackedPath) {
+	for _, c := range p {
+		packed = packed.And(c.Server, c.Age)
+	}
+	return packed
+}
+
+// PackedPath is a Path as it is on the wire, an array of names and ages in turn, so that
+// what only passes by is not taken apart. Empty: no server.
+type PackedPath []byte
+
+// crossings begins to read a path, and returns how many there are.
+func (p PackedPath) crossings() (r Reader, n int) {
+	if len(p) == 0 {
+		return r, 0
+	}
+	r = NewReader(p)
+	return r, r.Array(2*MaxPath) / 2
+}
+
+func (r *Reader) crossing() Crossing { return Crossing{r.Name(), uint32(r.Uint(1<<32 - 1))} }
+
+// Len is how many servers it has.
+func (p PackedPath) Len() int {
+	_, n := p.crossings()
+	return n
+}
+
+// Unpack returns the path. Strings share its bytes.
+func (p PackedPath) Unpack() Path {
+	r, n := p.crossings()
+	if n == 0 {
+		return nil
+	}
+	path := make(Path, n)
+	for i := range path {
+		path[i] = r.crossing()
+	}
+	return path
+}
+
 // And is the path with one more server, if there is room; p stays as it is.
-func (p Path) And(server string, age uint32) Path {
-	if len(p) >= MaxPath {
+func (p PackedPath) And(server string, age uint32) PackedPath {
+	r, n := p.crossings()
+	if n >= MaxPath {
 		return p
 	}
-	return append(p[:len(p):len(p)], Crossing{server, age})
+	b := make([]byte, 0, len(p)+len(server)+8) // of which the heads have at most 3 more, 1 and 5
+	b = append(AppendArray(b, 2*(n+1)), r.Rest()...)
+	return AppendUint(AppendString(b, server), uint64(age))
 }
 
 // Same tells whether two paths have the same servers.
-func (p Path) Same(o Path) bool {
-	return slices.EqualFunc(p, o, func(a, b Crossing) bool { return a.Server == b.Server })
-}
-
-// Clone is a path that shares nothing.
-func (p Path) Clone() Path {
-	c := slices.Clone(p)
-	for i := range c {
-		c[i].Server = strings.Clone(c[i].Server)
+func (p PackedPath) Same(o PackedPath) bool {
+	if bytes.Equal(p, o) {
+		return true
 	}
-	return c
-}
-
-// Append appends a path as it is on the wire: an array of names and ages in turn.
-func (p Path) Append(b []byte) []byte {
-	b = AppendArray(b, 2*len(p))
-	for _, c := range p {
-		b = AppendUint(AppendString(b, c.Server), uint64(c.Age))
+	r, n := p.crossings()
+	other, m := o.crossings()
+	if n != m {
+		return false
 	}
-	return b
+	for range n {
+		if r.crossing().Server != other.crossing().Server {
+			return false
+		}
+	}
+	return true
 }
 
-// Path reads what Path.Append has written, which is not empty. Strings share the bytes.
-func (r *Reader) Path() (p Path) {
+// Path reads a path that is not empty. The bytes are shared.
+func (r *Reader) Path() PackedPath {
+	start := r.off
 	n := r.Array(2 * MaxPath)
 	if (n == 0 || n%2 != 0) && r.err == nil {
 		r.Fail("a path of %d names and ages", n)
 	}
-	p = make(Path, 0, n/2)
 	for range n / 2 {
-		p = append(p, Crossing{r.Name(), uint32(r.Uint(1<<32 - 1))})
+		r.crossing()
 	}
-	return p
+	if r.err != nil {
+		return nil
+	}
+	return PackedPath(r.all[start:r.off:r.off])
 }
 
 // Bounds of a Passage.
@@ -127,7 +170,7 @@ func (p *Passage) AppendMap(b []byte) []byte {
 		b = AppendUint(append(b, keyHops), uint64(p.Hops))
 	}
 	if len(p.Path) > 0 {
-		b = p.Path.Append(append(b, keyPath))
+		b = append(append(b, keyPath), p.Path...)
 	}
 	if p.Proof.Signature != nil {
 		b = AppendBytes(append(b, keySignature), p.Proof.Signature)
@@ -179,7 +222,7 @@ func (p *Passage) Field(r *Reader, key uint64) bool {
 // Pack makes what waits for a server: an envelope with its passage and the receivers
 // that this copy is for (bit i is To[i]; 0: all).
 func Pack(p *Passage, open uint64, envelope []byte) []byte {
-	b := make([]byte, 0, len(envelope)+64+len(p.Path)*24+len(p.Proof.Signature)+len(p.Proof.Siblings)+len(p.Key))
+	b := make([]byte, 0, len(envelope)+32+len(p.Path)+len(p.Proof.Signature)+len(p.Proof.Siblings)+len(p.Key))
 	b = p.AppendMap(AppendUint(b, open))
 	return append(b, envelope...)
 }

@@ -4,15 +4,16 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"fmt"
+	"slices"
 	"testing"
 )
 
 func TestPassage(t *testing.T) {
 	for _, want := range []Passage{
 		{},
-		{Hops: 9, Path: Path{{"server1", 0}}},
-		{Hops: 255, Path: Path{{"a", 0}, {"b", 1}, {"c", 1<<32 - 1}}, Unverified: true},
-		{Path: Path{{"a", 7}}, Proof: Proof{Signature: make([]byte, 64)}},
+		{Hops: 9, Path: Path{{"server1", 0}}.Pack()},
+		{Hops: 255, Path: Path{{"a", 0}, {"b", 1}, {"c", 1<<32 - 1}}.Pack(), Unverified: true},
+		{Path: Path{{"a", 7}}.Pack(), Proof: Proof{Signature: make([]byte, 64)}},
 		{Proof: Proof{Signature: make([]byte, 64), Siblings: make([]byte, 3*siblingSize)}},
 	} {
 		packed := Pack(&want, 5, []byte("envelope"))
@@ -52,7 +53,7 @@ func TestProof(t *testing.T) {
 }
 
 func FuzzUnpack(f *testing.F) {
-	f.Add(Pack(&Passage{Hops: 3, Path: Path{{"a", 0}, {"b", 300}}, Proof: Proof{Signature: make([]byte, 64), Siblings: make([]byte, siblingSize)}}, 3, []byte("e")))
+	f.Add(Pack(&Passage{Hops: 3, Path: Path{{"a", 0}, {"b", 300}}.Pack(), Proof: Proof{Signature: make([]byte, 64), Siblings: make([]byte, siblingSize)}}, 3, []byte("e")))
 	f.Add(Pack(&Passage{Unverified: true}, 0, nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, open, envelope, err := Unpack(b)
@@ -88,4 +89,30 @@ func BenchmarkProof(b *testing.B) {
 
 func signer(key ed25519.PrivateKey) func([]byte) []byte {
 	return func(msg []byte) []byte { return ed25519.Sign(key, msg) }
+}
+
+// TestPackedPath: a path grows in its packed form as it does in the other, up to MaxPath.
+func TestPackedPath(t *testing.T) {
+	var path Path
+	var packed PackedPath
+	for i := range MaxPath + 2 {
+		if packed.Len() != len(path) || !slices.Equal(packed.Unpack(), path) || !bytes.Equal(path.Pack(), packed) {
+			t.Fatalf("%v is packed as %x, which is %v", path, packed, packed.Unpack())
+		}
+		if len(packed) > 0 {
+			r := NewReader(append(slices.Clone(packed), "behind"...))
+			if read := r.Path(); !bytes.Equal(read, packed) || string(r.Rest()) != "behind" || cap(read) != len(read) {
+				t.Fatalf("%x was read from %x, with %q behind it", read, packed, r.Rest())
+			}
+		}
+		name, age := fmt.Sprint("server", i), uint32(1)<<(i%32)
+		older, other := packed.And(name, age+1), packed.And("another", age)
+		packed = packed.And(name, age)
+		if i < MaxPath {
+			path = append(path, Crossing{name, age})
+			if !packed.Same(older) || packed.Same(other) || packed.Same(nil) {
+				t.Fatalf("%v: the same as %v %t, as %v %t", path, older.Unpack(), packed.Same(older), other.Unpack(), packed.Same(other))
+			}
+		}
+	}
 }

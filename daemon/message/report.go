@@ -12,11 +12,11 @@ import "fmt"
 type Report struct {
 	State    State
 	Receiver Address
-	Device   DeviceID // the sender's device that wrote the envelopes
-	Counters Ranges   // and their counters; at most MaxRanges
-	Code     Code     // of a bounce; Append leaves out a receipt's
-	Reason   string   // of a bounce, for people; as in a Refusal
-	Path     Path     // by which they came, with the ages of the one with the highest counter; empty: not said
+	Device   DeviceID   // the sender's device that wrote the envelopes
+	Counters Ranges     // and their counters; at most MaxRanges
+	Code     Code       // of a bounce; Append leaves out a receipt's
+	Reason   string     // of a bounce, for people; as in a Refusal
+	Path     PackedPath // by which they came, with the ages of the one with the highest counter; empty: not said
 }
 
 // MaxRanges bounds the ranges in one report.
@@ -44,7 +44,7 @@ func (p *Report) Append(dst []byte) []byte {
 		}
 	}
 	if len(p.Path) > 0 {
-		dst = p.Path.Append(append(dst, 3))
+		dst = append(append(dst, 3), p.Path...)
 	}
 	return dst
 }

@@ -53,7 +53,7 @@ func TestReportOracle(t *testing.T) {
 		}
 		if len(p.Path) > 0 {
 			var path []any
-			for _, c := range p.Path {
+			for _, c := range p.Path.Unpack() {
 				path = append(path, c.Server, c.Age)
 			}
 			more["3"] = path

@@ -61,8 +61,8 @@ func (c *copies) restore() {
 				return x.open
 			}
 			copied := route.Copy{ID: x.id, To: x.server, Hops: int(x.passage.Hops), Size: len(raw)}
-			if n := len(x.passage.Path); x.e.From.Server() != c.p.o.Home && n > 1 {
-				copied.Origin = x.passage.Path[n-2].Server
+			if path := x.passage.Path.Unpack(); x.e.From.Server() != c.p.o.Home && len(path) > 1 {
+				copied.Origin = path[len(path)-2].Server
 				copied.From, _ = c.p.idOf(copied.Origin)
 				copied.From.Name = copied.Origin
 			}

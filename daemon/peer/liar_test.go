@@ -231,10 +231,11 @@ func forge(t testing.TB, e message.Envelope, change func(*message.Envelope)) []b
 	return written(t, e)
 }
 
-// path is one of servers without ages.
-func path(names ...string) (p message.Path) {
+// path is one of servers without ages, of any length.
+func path(names ...string) (p message.PackedPath) {
+	p = message.AppendArray(nil, 2*len(names))
 	for _, name := range names {
-		p = append(p, message.Crossing{Server: name})
+		p = append(message.AppendString(p, name), 0)
 	}
 	return p
 }
@@ -712,10 +713,10 @@ func TestNonsense(t *testing.T) {
 		{"an ack of something beyond", of(1, wire.AppendAck(nil, &wire.Ack{Beyond: message.Ranges{{First: 5, Last: 1 << 40}}})), false},
 		{"an exception of what was not sent", of(1, wire.AppendAck(nil, &wire.Ack{Exceptions: []wire.Exception{{Number: 7, State: message.Held}}})), false},
 		{"an ack of nothing", of(1, wire.AppendAck(nil, &wire.Ack{})), true},
-		{"a path too long", of(1, envelope(wire.Transit{Passage: message.Passage{Path: slices.Repeat(path("x"), message.MaxPath+1)}})), false},
-		{"a path of long names", of(1, envelope(wire.Transit{Passage: message.Passage{Path: slices.Repeat(path(long+long), message.MaxPath)}})), false},
+		{"a path too long", of(1, envelope(wire.Transit{Passage: message.Passage{Path: path(slices.Repeat([]string{"x"}, message.MaxPath+1)...)}})), false},
+		{"a path of long names", of(1, envelope(wire.Transit{Passage: message.Passage{Path: path(slices.Repeat([]string{long+long}, message.MaxPath)...)}})), false},
 		{"a path of no names", of(1, envelope(wire.Transit{Passage: message.Passage{Path: path("../../etc")}})), false},
-		{"the longest path", of(1, envelope(wire.Transit{Passage: message.Passage{Path: slices.Repeat(path(long), message.MaxPath)}})), true},
+		{"the longest path", of(1, envelope(wire.Transit{Passage: message.Passage{Path: path(slices.Repeat([]string{long}, message.MaxPath)...)}})), true},
 		{"a passage too long", of(1, envelope(wire.Transit{Passage: message.Passage{Proof: message.Proof{Signature: make([]byte, 64), Siblings: make([]byte, 33*300)}}})), false},
 		{"a short signature", of(1, envelope(wire.Transit{Passage: message.Passage{Proof: message.Proof{Signature: make([]byte, 63)}}})), false},
 		{"a short key", of(1, envelope(wire.Transit{Passage: message.Passage{Key: make([]byte, 63)}})), false},

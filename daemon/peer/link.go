@@ -419,7 +419,7 @@ func (l *link) Stamp(out []pump.Outgoing) {
 		if unrouted {
 			p.Hops = l.p.copies.leaves(l, o.Entry, o.Raw, p.Hops)
 		}
-		if len(p.Path) == 1 && l.leadsOn(o) {
+		if p.Path.Len() == 1 && l.leadsOn(o) {
 			prove = append(prove, i)
 			if unrouted { // no announcement of ours is known where it goes
 				key := l.p.o.Key.Public()

@@ -25,7 +25,7 @@ func TestTwoServers(t *testing.T) {
 		m := alice.send("hello", bob)
 		bob.has("hello")
 		alice.learns(m, bob, message.Delivered)
-		if events := w.servers["b"].relay.Trail(m.ID); len(events) != 1 || events[0].State != message.Delivered || events[0].Receiver != bob.address() || events[0].Path.String() != "a, b" {
+		if events := w.servers["b"].relay.Trail(m.ID); len(events) != 1 || events[0].State != message.Delivered || events[0].Receiver != bob.address() || events[0].Path.Unpack().String() != "a, b" {
 			t.Errorf("b remembers %+v", events)
 		}
 		answer := bob.send("hello you", alice)
@@ -131,7 +131,7 @@ func TestLine(t *testing.T) {
 						t.Errorf("at %s %d are left", name, left)
 					}
 				}
-				if events := w.servers[name(n-1)].relay.Trail(m.ID); len(events) != 1 || events[0].State != message.Delivered || !events[0].Path.Same(path) {
+				if events := w.servers[name(n-1)].relay.Trail(m.ID); len(events) != 1 || events[0].State != message.Delivered || !events[0].Path.Same(path.Pack()) {
 					t.Errorf("the last one remembers %+v", events)
 				}
 			})
@@ -155,7 +155,7 @@ func TestHeldThere(t *testing.T) {
 		}
 		events := w.servers["a"].relay.Trail(m.ID)
 		if n := len(events); n < 2 || !slices.ContainsFunc(events, func(e relay.Event) bool { return e.Via == "b" }) ||
-			!slices.ContainsFunc(events, func(e relay.Event) bool { return e.State == message.Held && e.Path.String() == "a, b, c" }) {
+			!slices.ContainsFunc(events, func(e relay.Event) bool { return e.State == message.Held && e.Path.Unpack().String() == "a, b, c" }) {
 			t.Errorf("its home knows %+v", events)
 		}
 		for _, name := range []string{"a", "b"} {

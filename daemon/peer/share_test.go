@@ -183,7 +183,7 @@ func TestNobodyStarves(t *testing.T) {
 					e := text("mallory@m", "carol@c", uint64(i+1), "me first")
 					e.Kind, e.Priority = c.kind, c.priority
 					m.mu.Lock()
-					m.unsaid = append(m.unsaid, wire.AppendEnvelope(nil, wire.Transit{Passage: message.Passage{Hops: 9, Path: message.Path{{Server: "m"}}}}, written(t, e)))
+					m.unsaid = append(m.unsaid, wire.AppendEnvelope(nil, wire.Transit{Passage: message.Passage{Hops: 9, Path: message.Path{{Server: "m"}}.Pack()}}, written(t, e)))
 					m.mu.Unlock()
 					if i%500 == 499 { // below the window
 						m.say()

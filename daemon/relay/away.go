@@ -228,7 +228,7 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 
 // unpacked is the envelope in what waits for a server, which way it has come, and for
 // whom it waited at first.
-func unpacked(packed []byte) (path message.Path, env message.Envelope, open uint64, err error) {
+func unpacked(packed []byte) (path message.PackedPath, env message.Envelope, open uint64, err error) {
 	p, open, raw, err := message.Unpack(packed)
 	if err == nil {
 		err = env.Parse(raw)
@@ -241,7 +241,7 @@ func unpacked(packed []byte) (path message.Path, env message.Envelope, open uint
 
 // fate notes what became of an entry for one receiver, and tells its author. It returns
 // the receivers that are left.
-func (r *Relay) fate(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, env *message.Envelope, id message.ID, index int, s message.State, no *message.Refusal, path message.Path) (left uint64) {
+func (r *Relay) fate(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, env *message.Envelope, id message.ID, index int, s message.State, no *message.Refusal, path message.PackedPath) (left uint64) {
 	left, told := r.settle(t, q, e, env, id, index, s, no, path)
 	if told {
 		return left
@@ -256,7 +256,7 @@ func (r *Relay) fate(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, e
 
 // settle is fate for whoever knows that the author is told by others: told says whether he
 // was by the one who waited for that.
-func (r *Relay) settle(t *spool.Turn, q *spool.Queue, e *spool.Entry, env *message.Envelope, id message.ID, index int, s message.State, no *message.Refusal, path message.Path) (left uint64, told bool) {
+func (r *Relay) settle(t *spool.Turn, q *spool.Queue, e *spool.Entry, env *message.Envelope, id message.ID, index int, s message.State, no *message.Refusal, path message.PackedPath) (left uint64, told bool) {
 	r.remember(Event{ID: id, Receiver: env.To[index], State: s, Reason: because(no), Path: path})
 	left = q.Narrow(e, 1<<index)
 	owner, _ := e.Owner()

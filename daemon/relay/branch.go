@@ -23,8 +23,8 @@ type branch struct {
 	counter uint64
 	report  bool // it is one itself: there is no receipt for a receipt
 	raw     []byte
-	path    message.Path // by which it came from another server; nil: it is no text, or from here
-	vouch   bool         // the author is told by us, and whoever brought it that we have it
+	path    message.PackedPath // by which it came from another server; nil: it is no text, or from here
+	vouch   bool               // the author is told by us, and whoever brought it that we have it
 
 	mu       sync.Mutex // guards what follows
 	left     int
@@ -41,7 +41,7 @@ const (
 	ours                  // the author's other devices
 )
 
-func (r *Relay) newBranch(e *message.Envelope, to message.Address, b *box, owner spool.Owner, token uint64, o *others, vouch bool, path message.Path) *branch {
+func (r *Relay) newBranch(e *message.Envelope, to message.Address, b *box, owner spool.Owner, token uint64, o *others, vouch bool, path message.PackedPath) *branch {
 	br := &branch{relay: r, owner: owner, token: token, box: b, to: to, others: o, author: e.From, device: e.Device, counter: e.Counter, left: 1,
 		report: e.Kind.Reports(), vouch: vouch, raw: e.Raw, path: path}
 	if b != nil {

@@ -6,6 +6,7 @@
 package relay
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"math/bits"
@@ -49,7 +50,7 @@ type Relay struct {
 	passed   passed
 
 	trailMu sync.Mutex
-	trail   [trailSize]Event // the last ones; guarded by trailMu
+	trail   [trailSize]step // the last ones; guarded by trailMu
 	steps   int
 
 	late      chan struct{} // has a value when something is postponed
@@ -65,31 +66,43 @@ type Event struct {
 	Receiver message.Address // "": of all
 	State    message.State
 	Reason   string
-	Via      string       // Held: the server that has taken it
-	Path     message.Path // by which it came here; Delivered: by which it came to its receiver
+	Via      string             // Held: the server that has taken it
+	Path     message.PackedPath // by which it came here; Delivered: by which it came to its receiver
 }
 
 const trailSize = 2048
+
+// step is an event that is remembered. What is remembered next in its place uses its text again.
+type step struct {
+	Event                   // without Receiver, Reason and Path
+	text             []byte // these, one behind the other
+	receiver, reason int    // where the first two end
+}
 
 // Trail returns what is remembered of an envelope: of the last 2,048 events.
 func (r *Relay) Trail(id message.ID) (events []Event) {
 	r.trailMu.Lock()
 	defer r.trailMu.Unlock()
-	for _, e := range r.trail {
-		if e.ID == id && !e.At.IsZero() {
+	for i := range r.trail {
+		if s := &r.trail[i]; s.ID == id && !s.At.IsZero() {
+			e := s.Event
+			e.Receiver, e.Reason, e.Path = message.Address(s.text[:s.receiver]), string(s.text[s.receiver:s.reason]), bytes.Clone(s.text[s.reason:])
 			events = append(events, e)
 		}
 	}
 	return events
 }
 
-// remember notes an event of now. Its strings may be parts of what was read or received,
-// and would keep all of that.
+// remember notes an event of now, and keeps nothing of what it was read from.
 func (r *Relay) remember(e Event) {
-	e.At, e.Receiver, e.Path = time.Now(), message.Address(strings.Clone(string(e.Receiver))), e.Path.Clone()
+	e.At = time.Now()
 	r.trailMu.Lock()
 	defer r.trailMu.Unlock()
-	r.trail[r.steps%trailSize] = e
+	s := &r.trail[r.steps%trailSize]
+	s.text = append(append(append(s.text[:0], e.Receiver...), e.Reason...), e.Path...)
+	s.receiver, s.reason = len(e.Receiver), len(e.Receiver)+len(e.Reason)
+	e.Receiver, e.Reason, e.Path = "", "", nil
+	s.Event = e
 	r.steps++
 }
 
@@ -227,7 +240,7 @@ type Arrival struct {
 // responsibility, and tells the author himself: the owner learns that it is held.
 func (r *Relay) Accept(t *spool.Turn, e *message.Envelope, a Arrival, owner spool.Owner, token uint64) {
 	put := spool.Put{Raw: e.Raw, Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner}
-	var path message.Path
+	var path message.PackedPath
 	if a.Link != "" {
 		if e.Kind == message.Text {
 			path = a.Passage.Path.And(r.home, a.Age) // for its receipt

@@ -248,7 +248,7 @@ func TestLaneVectors(t *testing.T) {
 		}))), false},
 		{"the rest of a file that the receiver has the beginning of", AppendEnvelope(nil, Transit{}, large), true},
 		{"a text between its pieces", AppendEnvelope(nil, Transit{}, envelope(6, message.Normal, "in between", nil)), false},
-		{"from server to server: what goes with it is said each time", AppendEnvelope(nil, Transit{Passage: message.Passage{Hops: 9, Path: message.Path{{Server: "server2"}}, Unverified: true}}, envelope(7, message.Normal, "from afar", nil)), false},
+		{"from server to server: what goes with it is said each time", AppendEnvelope(nil, Transit{Passage: message.Passage{Hops: 9, Path: message.Path{{Server: "server2"}}.Pack(), Unverified: true}}, envelope(7, message.Normal, "from afar", nil)), false},
 		{"a part of a file with an added field has no short form", AppendEnvelope(nil, Transit{}, envelope(8, message.Bulk, "x", func(e *message.Envelope) { e.Kind, e.Formerly = message.File, 4 })), false},
 	} {
 		for rest := step.put; len(rest) > 0; { // as pull does it
