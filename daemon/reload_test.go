@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -86,11 +87,13 @@ func run(t *testing.T, text string) *house {
 	return h
 }
 
-// free returns addresses that nobody listens on, all with another port.
+// free returns addresses that nobody listens on, all with another port. Nothing goes out
+// from them, so no connection gets a port meanwhile.
 func free(t *testing.T, n int) (all []string) {
 	t.Helper()
+	ip := fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", ip)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -85,7 +86,8 @@ func server(ts *testscript.TestScript, neg bool, args []string) {
 func start(ts *testscript.TestScript, work string) error {
 	config := filepath.Join(work, "noipchat.toml")
 	if _, err := os.Stat(config); err != nil {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		// Nothing goes out from this address, so no connection gets the port while the server is away.
+		l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254)))
 		if err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -170,9 +171,10 @@ func (s *said) String() string {
 	return s.b.String()
 }
 
-// configure chooses a port and writes the TOML.
+// configure chooses a port and writes the TOML. The loopback address is one that nothing
+// goes out from, so that no connection gets the port while the server is away.
 func (s *stage) configure() error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254)))
 	if err != nil {
 		return err
 	}
