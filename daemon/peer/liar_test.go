@@ -714,7 +714,7 @@ func TestNonsense(t *testing.T) {
 		{"an exception of what was not sent", of(1, wire.AppendAck(nil, &wire.Ack{Exceptions: []wire.Exception{{Number: 7, State: message.Held}}})), false},
 		{"an ack of nothing", of(1, wire.AppendAck(nil, &wire.Ack{})), true},
 		{"a path too long", of(1, envelope(wire.Transit{Passage: message.Passage{Path: path(slices.Repeat([]string{"x"}, message.MaxPath+1)...)}})), false},
-		{"a path of long names", of(1, envelope(wire.Transit{Passage: message.Passage{Path: path(slices.Repeat([]string{long+long}, message.MaxPath)...)}})), false},
+		{"a path of long names", of(1, envelope(wire.Transit{Passage: message.Passage{Path: path(slices.Repeat([]string{long + long}, message.MaxPath)...)}})), false},
 		{"a path of no names", of(1, envelope(wire.Transit{Passage: message.Passage{Path: path("../../etc")}})), false},
 		{"the longest path", of(1, envelope(wire.Transit{Passage: message.Passage{Path: path(slices.Repeat([]string{long}, message.MaxPath)...)}})), true},
 		{"a passage too long", of(1, envelope(wire.Transit{Passage: message.Passage{Proof: message.Proof{Signature: make([]byte, 64), Siblings: make([]byte, 33*300)}}})), false},
