@@ -77,10 +77,10 @@ public = ["203.0.113.5:10001"]
 sessions = 100
 `
 
-// held is an address that another program listens on.
-func held(t *testing.T) string {
+// held is an address, with a port that is free, on which another program listens.
+func held(t *testing.T, network, address string) string {
 	t.Helper()
-	cmd := exec.Command("hold")
+	cmd := exec.Command("hold", network, address)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -93,17 +93,17 @@ func held(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { in.Close(); cmd.Wait() })
-	address, err := bufio.NewReader(out).ReadString('\n')
+	at, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.TrimSpace(address)
+	return strings.TrimSpace(at)
 }
 
 // TestCheck provokes what can be provoked in one process. Units, firewalls and disks are
 // the lab's: packaging TestCheck.
 func TestCheck(t *testing.T) {
-	taken := held(t)
+	taken := held(t, "tcp", "127.0.0.1:0")
 	for _, test := range []struct {
 		name, text  string
 		ill         func(*patient)
@@ -160,6 +160,31 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestCheckPort: who listens on [::] may have the port of IPv4 too, or not.
+func TestCheckPort(t *testing.T) {
+	for _, test := range []struct {
+		network, address, bind string // held, with port 0; and wanted, with the same port
+		taken                  bool
+	}{
+		{"tcp", ":0", "0.0.0.0", true},
+		{"tcp", ":0", "127.0.0.1", true},
+		{"tcp", ":0", "[::]", true},
+		{"tcp6", "[::]:0", "0.0.0.0", false},
+		{"tcp6", "[::]:0", "[::1]", true},
+		{"tcp4", "0.0.0.0:0", "[::]", false},
+		{"tcp4", "127.0.0.1:0", "0.0.0.0", true},
+		{"tcp6", "[::1]:0", "127.0.0.1", false},
+	} {
+		at := held(t, test.network, test.address)
+		bind := test.bind + at[strings.LastIndex(at, ":"):]
+		c := &checkup{ctx: t.Context(), disk: &config.Config{Interfaces: []config.Interface{{Kind: "tcp", Bind: bind}}}}
+		c.interfaces()
+		if taken := len(c.found) == 1 && c.found[0].About == "port" && strings.Contains(c.found[0].What, "is taken: hold, pid "); taken != test.taken || len(c.found) > 1 {
+			t.Errorf("%s, when %s %s is held: %q", bind, test.network, at, c.found)
+		}
+	}
+}
+
 // TestCheckOwner: what another user owns is found, which only root can make so.
 func TestCheckOwner(t *testing.T) {
 	if os.Geteuid() != 0 {
@@ -199,7 +224,7 @@ func TestCheckLinks(t *testing.T) {
 
 // TestCheckReach: a peer is asked whether this server can be reached at what others are told.
 func TestCheckReach(t *testing.T) {
-	at := held(t) // somebody listens there, and is no server
+	at := held(t, "tcp", "127.0.0.1:0") // somebody listens there, and is no server
 	both := func(own, other string) string {
 		return strings.NewReplacer("server1", own, "203.0.113.5:10001", at).Replace(well) +
 			fmt.Sprintf("\n[federation]\nunknown = \"accept\"\n[[peer]]\nname = %q\n", other)
@@ -342,7 +367,8 @@ func TestCheckExits(t *testing.T) {
 }
 
 func TestProcAddress(t *testing.T) {
-	for text, want := range map[string]string{"0100007F:2711": "127.0.0.1:10001", "00000000:0016": "0.0.0.0:22", "00000000000000000000000001000000:2711": "[::1]:10001"} {
+	for text, want := range map[string]string{"0100007F:2711": "127.0.0.1:10001", "00000000:0016": "0.0.0.0:22", "00000000000000000000000001000000:2711": "[::1]:10001",
+		"0000000000000000FFFF00000100007F:2711": "127.0.0.1:10001"} {
 		if have, ok := procAddress(text); !ok || have != netip.MustParseAddrPort(want) {
 			t.Errorf("%s is %v, want %s", text, have, want)
 		}

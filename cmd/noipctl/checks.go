@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -125,12 +126,12 @@ func (c *checkup) interfaces() {
 		if c.listening(i) {
 			continue
 		}
-		who := listeners(a.Port())
-		who = slices.DeleteFunc(who, func(l listener) bool {
-			return l.pid == 1 || c.status != nil && l.pid == c.status.PID || !l.Addr().IsUnspecified() && !ip.IsUnspecified() && l.Addr() != ip || l.Addr().Is4() != ip.Is4()
-		})
-		if len(who) > 0 {
-			c.add(severe, "port", fmt.Sprintf("ss -ltnp 'sport = :%d'   # stop that program\nnoipctl reload", a.Port()), "port %d is taken: %s", a.Port(), who[0])
+		if who := c.takers(a); len(who) > 0 {
+			do := fmt.Sprintf("ss -ltnp 'sport = :%d'   # stop that program\nnoipctl reload", a.Port())
+			if who[0].unit != "" {
+				do = "systemctl disable --now " + who[0].unit + "   # if nothing needs it\nnoipctl reload"
+			}
+			c.add(severe, "port", do, "port %d is taken: %s", a.Port(), who[0])
 		} else if c.status != nil && c.disk != nil {
 			n := slices.IndexFunc(c.status.Interfaces, func(s control.Interface) bool { return s.Bind == i.Bind })
 			if n >= 0 {
@@ -140,14 +141,53 @@ func (c *checkup) interfaces() {
 	}
 }
 
+// takers are those besides this server who keep it from listening on an address.
+func (c *checkup) takers(a netip.AddrPort) []listener {
+	all := listeners(a.Port())
+	if len(all) == 0 {
+		return nil
+	}
+	units := socketUnits(c.ctx)
+	for i := range all {
+		all[i].unit = units[all[i].AddrPort]
+	}
+	own := func(l listener) bool {
+		return c.status != nil && l.pid == c.status.PID || strings.HasPrefix(l.unit, "noipchat")
+	}
+	// [::] takes what is IPv4 too, unless it is for IPv6 only. Then nobody else listens there, also not we.
+	both := a.Addr().Is4() && !slices.ContainsFunc(all, own) && busy(a)
+	ip := a.Addr().WithZone("")
+	return slices.DeleteFunc(all, func(l listener) bool {
+		same := l.Addr().Is4() == ip.Is4() && (l.Addr() == ip || l.Addr().IsUnspecified() || ip.IsUnspecified())
+		return own(l) || !same && !(both && l.Addr() == netip.IPv6Unspecified())
+	})
+}
+
+// busy tries whether an IPv4 address is somebody's. It only binds, so that no connection comes, and
+// nobody who wants to listen there meanwhile is in its way.
+func busy(a netip.AddrPort) bool {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer syscall.Close(fd)
+	syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1) // as who listens does: old connections don't count
+	err = syscall.Bind(fd, &syscall.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()})
+	return errors.Is(err, syscall.EADDRINUSE)
+}
+
 // listener is a program that listens on TCP.
 type listener struct {
 	netip.AddrPort
 	pid  int // 0: not ours to know
 	name string
+	unit string // systemd's, which listens for it; "": none
 }
 
 func (l listener) String() string {
+	if l.unit != "" {
+		return fmt.Sprintf("systemd's %s listens on %s", l.unit, l.AddrPort)
+	}
 	if l.pid == 0 {
 		return fmt.Sprintf("somebody listens on %s (root sees who)", l.AddrPort)
 	}
@@ -185,7 +225,7 @@ func listeners(port uint16) (all []listener) {
 		if key := link + strconv.Itoa(pid); err == nil && wanted && !seen[key] {
 			seen[key], seen[link] = true, true
 			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-			all = append(all, listener{a, pid, strings.TrimSpace(string(name))})
+			all = append(all, listener{AddrPort: a, pid: pid, name: strings.TrimSpace(string(name))})
 		}
 	}
 	for link, a := range inodes {
@@ -194,6 +234,25 @@ func listeners(port uint16) (all []listener) {
 		}
 	}
 	return all
+}
+
+// socketUnits are systemd's, by what they listen on.
+func socketUnits(ctx context.Context) map[netip.AddrPort]string {
+	units := map[netip.AddrPort]string{}
+	out, err := run(ctx, "systemctl", "list-sockets", "--no-legend", "--plain", "--full")
+	if err != nil {
+		return nil // no systemd runs here
+	}
+	for line := range strings.Lines(out) {
+		words := strings.Fields(line)
+		if len(words) < 2 {
+			continue
+		}
+		if a, err := netip.ParseAddrPort(words[0]); err == nil {
+			units[netip.AddrPortFrom(a.Addr().WithZone(""), a.Port())] = words[1]
+		}
+	}
+	return units
 }
 
 // procAddress reads "0100007F:2711": words of 32 bits, each in the machine's order,
@@ -213,7 +272,7 @@ func procAddress(text string) (netip.AddrPort, bool) {
 		b = append(b, byte(word), byte(word>>8), byte(word>>16), byte(word>>24))
 	}
 	a, _ := netip.AddrFromSlice(b)
-	return netip.AddrPortFrom(a, uint16(n)), true
+	return netip.AddrPortFrom(a.Unmap(), uint16(n)), true
 }
 
 // public finds public addresses that lead nowhere.

@@ -39,9 +39,9 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// hold listens on a TCP port, says which, and goes when its input ends.
+// hold NETWORK ADDRESS listens on TCP, says where, and goes when its input ends.
 func hold() {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen(os.Args[1], os.Args[2])
 	if err != nil {
 		panic(err)
 	}
