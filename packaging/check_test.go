@@ -245,7 +245,7 @@ func (p *patient) alone() {
 		{about: "port", what: "port 10007 is taken: systemd-socket-, pid ", cause: taken + "printf '\\n[[interface]]\\nbind = \"127.0.0.1:10007\"\\n' >>" + toml + "; noipctl reload || true", before: "systemctl stop taker"},
 		{about: "port", what: "port 10001 is taken: python3, pid ", cause: stop + "systemd-run -q --unit=taker python3 -m http.server --bind :: 10001; until ss -ltn | grep -q '\\*:10001'; do sleep 0.1; done", before: "systemctl stop taker"},
 		{about: "port", what: "port 10007 is taken: systemd's taker.socket listens on [::]:10007",
-			cause:  "printf '[Socket]\nListenStream=10007\nAccept=yes\n[Install]\nWantedBy=sockets.target\n' >/etc/systemd/system/taker.socket; printf '[Service]\nExecStart=/bin/cat\n' >/etc/systemd/system/taker@.service; systemctl daemon-reload; systemctl -q enable --now taker.socket; printf '\n[[interface]]\nbind = \"127.0.0.1:10007\"\n' >>" + toml + "; noipctl reload || true"},
+			cause: "printf '[Socket]\nListenStream=10007\nAccept=yes\n[Install]\nWantedBy=sockets.target\n' >/etc/systemd/system/taker.socket; printf '[Service]\nExecStart=/bin/cat\n' >/etc/systemd/system/taker@.service; systemctl daemon-reload; systemctl -q enable --now taker.socket; printf '\n[[interface]]\nbind = \"127.0.0.1:10007\"\n' >>" + toml + "; noipctl reload || true"},
 		{about: "interface", what: "127.0.0.1:10007 is not open", cause: stop + taken + all + "systemctl stop taker"},
 		{about: "address", what: "10.99.99.9:10001 is no address of this machine", cause: "noipctl guide --yes --no-start --listen 10.99.99.9:10001", answers: []string{"noipctl guide", guide + " --listen 0.0.0.0:10001"}},
 		{about: "public", what: "which is on this machine, but no interface listens there", cause: strings.Replace(guide, ":10001", ":4", 1), answers: []string{"noipctl guide", guide}},
@@ -258,6 +258,12 @@ func (p *patient) alone() {
 		{about: "firewall", what: "nftables lets nobody in at port 10001", cause: "systemctl stop firewalld; chmod -x /usr/bin/firewall-cmd; nft flush ruleset; " + dropped},
 	} {
 		p.ill(i)
+	}
+
+	// More files than the systemd of this container may open, so that no unit can.
+	if most, _ := strconv.Atoi(p.sh("awk '/^Max open files/ { print $5 }' /proc/1/limits")); most < 1_000_000 {
+		p.ill(illness{about: "descriptors", what: "needs 2000200 for", cause: "printf '[limits]\nsessions = 1000000\npending = 1000000\n' >/etc/noipchat/conf.d/limits.toml; noipctl reload",
+			answers: []string{"editor " + toml, strings.TrimSpace(few) + "; noipctl reload", "no unit can have more than its systemd, " + strconv.Itoa(most), "too few"}})
 	}
 
 	// A disk of its own, which is small, or has room for few files, or is full.

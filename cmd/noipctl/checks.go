@@ -639,22 +639,44 @@ func (c *checkup) descriptors() {
 	if c.status == nil || c.live == nil {
 		return
 	}
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", c.status.PID))
-	if err != nil {
+	const besides = 200 // spool, journal, interfaces
+	limits := c.live.Limits
+	need := limits.Sessions + limits.Pending + besides
+	may, ok := openFiles(c.status.PID)
+	if !ok || may >= need {
 		return
+	}
+	enough := max(need, 1<<20)
+	do := fmt.Sprintf("systemctl edit noipchat   # [Service] LimitNOFILE=%d\nsystemctl restart noipchat", enough)
+	fewer := fmt.Sprintf("editor %s   # fewer sessions: [limits] sessions = %d", c.path, max(1, may-limits.Pending-besides))
+	if may <= limits.Pending+besides {
+		fewer += ", and fewer pending"
+	}
+	if !onSystemd(c.path) {
+		do = fewer + fmt.Sprintf("; or start the server again, as root after \"ulimit -n %d\", or in a container that has so many (--ulimit nofile=%[1]d)", enough)
+	} else if most, ok := openFiles(1); ok && most < need {
+		do = fewer + fmt.Sprintf("; or have the container that this is started with a limit of %d open files: no unit can have more than its systemd, %d", enough, most)
+	} else if asked, err := run(c.ctx, "systemctl", "show", "-p", "LimitNOFILE", "--value", "noipchat.service"); err == nil && (asked == "infinity" || int(number(asked)) >= need) {
+		do = "systemctl restart noipchat   # it began with another limit than its unit has now"
+	}
+	c.add(mild, "descriptors", do, "the server may open %d files, and needs %d for the sessions that it allows", may, need)
+}
+
+// openFiles is how many files a process may open. The soft limit doesn't count: Go raises it to the
+// hard one, and systemd sets both.
+func openFiles(pid int) (n int, ok bool) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+	if err != nil {
+		return 0, false
 	}
 	for line := range strings.Lines(string(text)) {
 		rest, found := strings.CutPrefix(line, "Max open files")
-		words := strings.Fields(rest)
-		if !found || len(words) < 2 {
-			continue
-		}
-		soft, err := strconv.Atoi(words[0])
-		if need := c.live.Limits.Sessions + c.live.Limits.Pending + 200; err == nil && soft < need { // 200: spool, journal, interfaces
-			c.add(mild, "descriptors", "systemctl edit noipchat   # [Service] LimitNOFILE=1048576\nsystemctl restart noipchat",
-				"the server may open %d files, and needs %d for the sessions that it allows", soft, need)
+		if words := strings.Fields(rest); found && len(words) >= 2 {
+			n, err := strconv.Atoi(words[1])
+			return n, err == nil
 		}
 	}
+	return 0, false
 }
 
 func (c *checkup) notices() {
