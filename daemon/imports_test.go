@@ -43,7 +43,8 @@ var imports = map[string][]string{
 	"cmd/cli": {"daemon/message", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/term"},
 	"cmd/noipctl": {"cmd/cli", "daemon/message", "daemon/durable", "daemon/config", "daemon/identity", "daemon/control",
 		"daemon/backup", "daemon/transport", "daemon/wire", "filippo.io/age", "golang.org/x/sys/unix",
-		"github.com/spf13/cobra", "github.com/boombuler/barcode/qr", "charm.land/bubbletea/v2", "charm.land/huh/v2", "golang.org/x/term"},
+		"github.com/spf13/cobra", "github.com/boombuler/barcode/qr", "charm.land/bubbletea/v2", "charm.land/huh/v2",
+		"github.com/charmbracelet/x/ansi", "golang.org/x/term"},
 	"cmd/noipchat":  {"cmd/cli", "daemon/message", "daemon/durable", "daemon/identity", "daemon/transport", "daemon/client", "daemon/wire", "github.com/spf13/cobra", "golang.org/x/sys/unix"},
 	"cmd/noipchatd": {"cmd/cli", "daemon/message", "daemon", "daemon/config", "daemon/durable", "daemon/transport", "daemon/systemd", "daemon/identity", "daemon/control", "daemon/client"},
 

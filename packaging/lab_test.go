@@ -221,7 +221,7 @@ done`, "1 sessions", "(number 5)")
 				t.Errorf("before the handoffs:\n%s\nand after:\n%s", before, after)
 			}
 			h.want("grep -o 'after handoff [0-9]' /root/bob.log | sort | uniq -c | grep -c ' 1 after'; journalctl -u noipchat --no-pager -o cat | grep -c 'all was handed over'; noipctl status | grep -c ^handoff",
-				"5\n5\n5")
+				"5\n5\n3")
 			h.want(connect+"connect 127.0.0.1 10001; connect ::1 10001; connect 127.0.0.1 10005", "10001 up\n10001 up\n10005 up")
 			h.want("systemctl show -p StatusText noipchat; readlink /proc/$(systemctl show -p MainPID --value noipchat)/exe; echo end", "sessions", "/usr/lib/noipchat/noipchatd\nend")
 			// Its watchdog is fed, and a signal and a new log do the same.

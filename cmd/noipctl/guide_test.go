@@ -28,14 +28,22 @@ type typist struct {
 // guideOn starts noipctl guide on a terminal, with a folder for its configuration.
 func guideOn(t *testing.T, term string, args ...string) (who *typist, dir string) {
 	t.Helper()
+	dir = t.TempDir()
+	return onTerminal(t, term, append([]string{"guide", "--config", filepath.Join(dir, "noipchat.toml"), "--socket", filepath.Join(dir, "none.sock")}, args...)...), dir
+}
+
+// onTerminal starts noipctl on a terminal.
+func onTerminal(t *testing.T, term string, args ...string) *typist {
+	t.Helper()
 	keys, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		t.Skip("no pseudo-terminals here:", err)
 	}
 	t.Cleanup(func() { keys.Close() })
+	who := &typist{t: t, keys: keys}
+	who.resize(120, 40)
 	n, err := unix.IoctlGetInt(int(keys.Fd()), unix.TIOCGPTN)
-	err = errors.Join(err, unix.IoctlSetPointerInt(int(keys.Fd()), unix.TIOCSPTLCK, 0),
-		unix.IoctlSetWinsize(int(keys.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 120}))
+	err = errors.Join(err, unix.IoctlSetPointerInt(int(keys.Fd()), unix.TIOCSPTLCK, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,13 +52,11 @@ func guideOn(t *testing.T, term string, args ...string) (who *typist, dir string
 		t.Fatal(err)
 	}
 	defer tty.Close()
-	dir = t.TempDir()
 	program, err := exec.LookPath("noipctl") // this test, as testscript has put it there
 	if err != nil {
 		t.Fatal(err)
 	}
-	who = &typist{t: t, keys: keys}
-	who.cmd = exec.Command(program, append([]string{"guide", "--config", filepath.Join(dir, "noipchat.toml"), "--socket", filepath.Join(dir, "none.sock")}, args...)...)
+	who.cmd = exec.Command(program, args...)
 	who.cmd.Env = append(os.Environ(), "TERM="+term)
 	who.cmd.Stdin, who.cmd.Stdout, who.cmd.Stderr = tty, tty, tty
 	who.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
@@ -58,7 +64,15 @@ func guideOn(t *testing.T, term string, args ...string) (who *typist, dir string
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { who.cmd.Process.Kill(); who.cmd.Wait() })
-	return who, dir
+	return who
+}
+
+// resize sets the terminal's columns and rows.
+func (w *typist) resize(columns, rows uint16) {
+	w.t.Helper()
+	if err := unix.IoctlSetWinsize(int(w.keys.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns}); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // await waits until the screen shows a text that it did not show before.

@@ -119,7 +119,7 @@ func TestWatch(t *testing.T) {
 		want   []string
 	}{
 		{p.app, false, []string{"server1: 0 sessions, 0 messages wait, 0 of 0 peers up, "}},
-		{p.app, true, []string{"\x1b[?1049h", "\x1b[H", "server       server1\x1b[K\n", "\x1b[?1049l"}},
+		{p.app, true, []string{"\x1b[?1049h", "\x1b[H", "\x1b[Kserver       server1\n", "\x1b[?1049l"}},
 		{&app{socket: p.socket, json: true, timeout: time.Second}, false, []string{`{"schema":1,"version":"test"`}},
 		{&app{socket: p.socket + "x", json: true, timeout: time.Second}, false, []string{`{"schema":1,"error":"no daemon answers`}},
 		{&app{socket: p.socket + "x", timeout: time.Second}, true, []string{"no daemon answers"}},

@@ -51,8 +51,11 @@ func (a *app) survey(ctx context.Context) (v survey, err error) {
 	return v, err
 }
 
-// shown are how many queues a screen has room for.
-const shown = 5
+// What a screen has room for.
+const (
+	shown         = 5 // queues
+	shownHandoffs = 3
+)
 
 // table is the survey on one screen.
 func (v survey) table() *cli.Table {
@@ -96,11 +99,15 @@ func (v survey) table() *cli.Table {
 		disk = "FULL, nothing is accepted: " + disk
 	}
 	t.Row("disk", disk)
-	for _, h := range s.Handoffs {
-		t.Row("handoff", cli.Ago(h.At)+" "+handoffLine(h))
-	}
 	for _, n := range s.Notices {
 		t.Row("notice", n)
+	}
+	before := max(0, len(s.Handoffs)-shownHandoffs)
+	for _, h := range s.Handoffs[before:] {
+		t.Row("handoff", cli.Ago(h.At)+" "+handoffLine(h))
+	}
+	if before > 0 {
+		t.Row(" ", fmt.Sprintf("and %d before: noipctl status --json", before))
 	}
 	return t
 }

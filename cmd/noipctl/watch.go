@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/charmbracelet/x/ansi"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -55,7 +56,7 @@ func (a *app) watch(ctx context.Context, w io.Writer, every time.Duration, scree
 			return err
 		}
 		if screen {
-			text = "\x1b[H" + strings.ReplaceAll(text, "\n", "\x1b[K\n") + "\x1b[J"
+			text = onScreen(text)
 		}
 		if _, err := io.WriteString(w, text); err != nil {
 			return err
@@ -66,6 +67,33 @@ func (a *app) watch(ctx context.Context, w io.Writer, every time.Duration, scree
 		case <-ticker.C:
 		}
 	}
+}
+
+// onScreen draws a text over the one before, as much of it as the terminal has room for now.
+func onScreen(text string) string {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	width, height, err := term.GetSize(int(os.Stdout.Fd()))
+	known := err == nil && width > 0 && height > 1
+	if known {
+		lines = fit(lines, width, height)
+	}
+	// A line is cleared before it is drawn: behind a full one that takes its last character.
+	text = "\x1b[H\x1b[K" + strings.Join(lines, "\n\x1b[K")
+	if known && len(lines) == height {
+		return text // another line's end would scroll
+	}
+	return text + "\n\x1b[J"
+}
+
+// fit cuts lines to a screen, and says how many there are more.
+func fit(lines []string, width, height int) []string {
+	if more := len(lines) - height + 1; more > 1 {
+		lines = append(lines[:height-1:height-1], fmt.Sprintf("and %d lines more: noipctl status", more))
+	}
+	for i := range lines {
+		lines[i] = ansi.Truncate(lines[i], width, "…")
+	}
+	return lines
 }
 
 // glance is what watch shows at a time.
