@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -144,6 +145,10 @@ func (d *Daemon) handOff(reason string, changes []string) error {
 	d.o.Log.Error("no handoff, all goes on as before", "reason", reason, "error", err)
 	d.past.add(control.Handoff{At: time.Now(), From: d.o.Version, Reason: reason, Changes: changes, Error: err.Error()})
 	d.report()
+	const badConfig = 78 // EX_CONFIG of sysexits.h, with which the new program's --check ends
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == badConfig {
+		return fmt.Errorf("%w: %w", control.ErrHandoffConfig, err)
+	}
 	return fmt.Errorf("%w: %w", control.ErrHandoff, err)
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -197,6 +198,9 @@ func TestHandoffRefused(t *testing.T) {
 		_, err := h.admin.Handoff(h.ctx, step.name)
 		if err == nil || !strings.Contains(err.Error(), step.want) {
 			t.Errorf("%s: %v", step.name, err)
+		}
+		if config := errors.Is(err, control.ErrConfig); config != (step.name == "bad configuration") || !errors.Is(err, control.ErrHandoff) {
+			t.Errorf("%s: it is an error of the configuration: %v", step.name, config)
 		}
 		if step.mend != nil {
 			step.mend()

@@ -73,7 +73,7 @@ func (c *checkup) old() {
 		return
 	}
 	if e := c.status.Config.LastError; e != "" {
-		c.add(severe, "reload", "noipctl reload   # when it is mended", "the last reload was refused, an older configuration is live: %s", strings.ReplaceAll(e, "\n", "; "))
+		c.add(severe, "reload", "noipctl reload   # when it is mended", "the last reload was refused, an older configuration is live: %s", oneLine(e))
 		return
 	}
 	if c.live == nil || c.disk == nil || c.status.Config.Path != c.path {

@@ -23,10 +23,14 @@ func explain(err error) *cli.Error {
 		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "run it as root, or as a member of the group noipchat-admin"}
 	case errors.Is(err, control.ErrProtocol):
 		return &cli.Error{Code: cli.ExitProtocol, Err: err, Hint: "is that the socket of a noipchatd of this version?"}
+	case errors.Is(err, control.ErrHandoff):
+		code := cli.ExitFault
+		if errors.Is(err, control.ErrConfig) {
+			code = cli.ExitConfig
+		}
+		return &cli.Error{Code: code, Err: err, Hint: "nobody was disconnected. When this is mended: noipctl handoff; to go on with a new process at any price: systemctl restart noipchat"}
 	case errors.Is(err, control.ErrConfig):
 		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: "the server goes on with the configuration it had; reload again when this is mended"}
-	case errors.Is(err, control.ErrHandoff):
-		return &cli.Error{Code: cli.ExitFault, Err: err, Hint: "nobody was disconnected. When this is mended: noipctl handoff; to go on with a new process at any price: systemctl restart noipchat"}
 	case errors.Is(err, control.ErrNotFound):
 		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "the list command shows what there is"}
 	case errors.Is(err, control.ErrIO):

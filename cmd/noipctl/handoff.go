@@ -45,7 +45,7 @@ func sayHandoff(w io.Writer, h control.Handoff) error {
 // handoffLine is a handoff on one line.
 func handoffLine(h control.Handoff) string {
 	if h.Error != "" {
-		return fmt.Sprintf("FAILED, %s goes on (%s): %s", h.From, h.Reason, h.Error)
+		return fmt.Sprintf("FAILED, %s goes on (%s): %s", h.From, h.Reason, oneLine(h.Error))
 	}
 	line := fmt.Sprintf("from %s to %s, %d sessions and %d links, pause %v (%s)", h.From, h.To, h.Sessions, h.Links,
 		time.Duration(h.PauseSeconds*float64(time.Second)).Round(100*time.Microsecond), h.Reason)

@@ -198,7 +198,7 @@ func (a *app) showEvent(w io.Writer, e event) error {
 		}
 		fmt.Fprintf(&b, "%s%s %s", separator, f.key, f.value)
 	}
-	_, err := fmt.Fprintln(w, cli.Sanitise(b.String()))
+	_, err := fmt.Fprintln(w, cli.Sanitise(oneLine(b.String())))
 	return err
 }
 

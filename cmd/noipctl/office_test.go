@@ -377,7 +377,14 @@ func (o *office) ConfirmReload(context.Context) error { return nil }
 // good reason.
 func (o *office) Handoff(_ context.Context, reason string) error {
 	if reason == "none" {
-		return fmt.Errorf("%w: the new program with --check: exit status 78", control.ErrHandoff)
+		return fmt.Errorf("%w: the new program with --check: exit status 70", control.ErrHandoff)
+	}
+	if reason == "mistake" {
+		const why = "exit status 78: noipchatd: noipchat.toml:3: unknown key max_hopp; did you mean max_hops?\nhint: correct it, and check all of it with: noipchatd --check"
+		o.mu.Lock()
+		o.handoffs = append(o.handoffs, control.Handoff{At: time.Now(), From: "0.1.0", Reason: reason, Error: why})
+		o.mu.Unlock()
+		return fmt.Errorf("%w: %s", control.ErrHandoffConfig, why)
 	}
 	o.mu.Lock()
 	o.handoffs = append(o.handoffs, control.Handoff{At: time.Now(), From: "0.1.0", To: "0.2.0", Sessions: 17, Links: 3, PauseSeconds: 0.0213, Reason: reason + evil})

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,6 +71,9 @@ func lines[T any](cmd *cobra.Command, list []T) error {
 	}
 	return nil
 }
+
+// oneLine joins the lines of an error.
+func oneLine(s string) string { return strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "; ") }
 
 func yesNo(b bool) string {
 	if b {

@@ -12,6 +12,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"time"
@@ -92,14 +93,16 @@ type Daemon interface {
 // Errors of a call, beside *message.Refusal. Those from the daemon keep their
 // text on the way to the caller.
 var (
-	ErrNotFound    = errors.New("not found")         // what was asked for isn't there
-	ErrConfig      = errors.New("bad configuration") // the daemon keeps the one it has
-	ErrHandoff     = errors.New("no handoff, all goes on as before")
-	ErrIO          = errors.New("i/o error of the daemon")     // a disk, usually
-	ErrFault       = errors.New("fault of the daemon")         // a bug; its log says more
-	ErrProtocol    = errors.New("not the protocol of control") // one side doesn't know what the other one says
-	ErrUnreachable = errors.New("no daemon answers")           // nobody there, or it went away in the middle
-	ErrPermission  = errors.New("not allowed to open")         // the socket's file
+	ErrNotFound = errors.New("not found")         // what was asked for isn't there
+	ErrConfig   = errors.New("bad configuration") // the daemon keeps the one it has
+	ErrHandoff  = errors.New("no handoff, all goes on as before")
+	// ErrHandoffConfig is both: the new program doesn't take the configuration.
+	ErrHandoffConfig = fmt.Errorf("%w: %w", ErrHandoff, ErrConfig)
+	ErrIO            = errors.New("i/o error of the daemon")     // a disk, usually
+	ErrFault         = errors.New("fault of the daemon")         // a bug; its log says more
+	ErrProtocol      = errors.New("not the protocol of control") // one side doesn't know what the other one says
+	ErrUnreachable   = errors.New("no daemon answers")           // nobody there, or it went away in the middle
+	ErrPermission    = errors.New("not allowed to open")         // the socket's file
 )
 
 const (

@@ -288,6 +288,8 @@ func TestErrors(t *testing.T) {
 		{fmt.Errorf("session s1: %w", ErrNotFound), ErrNotFound, "session s1: not found"},
 		{fmt.Errorf("%w:\na.toml:3: what\na.toml:5: how", ErrConfig), ErrConfig, "bad configuration:\na.toml:3: what\na.toml:5: how"},
 		{fmt.Errorf("%w: %w", ErrConfig, noFile), ErrConfig, "bad configuration: " + noFile.Error()},
+		{fmt.Errorf("%w: why", ErrHandoffConfig), ErrHandoff, "no handoff, all goes on as before: bad configuration: why"},
+		{fmt.Errorf("%w: why", ErrHandoffConfig), ErrConfig, "no handoff, all goes on as before: bad configuration: why"},
 		{fmt.Errorf("writing users: %w", noFile), ErrIO, "writing users: " + noFile.Error()},
 		{fmt.Errorf("waiting: %w", context.DeadlineExceeded), context.DeadlineExceeded, "waiting: context deadline exceeded"},
 		{errors.New("a bug"), ErrFault, "a bug"},

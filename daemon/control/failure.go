@@ -35,6 +35,7 @@ var errorKinds = []struct {
 }{
 	{"not-found", http.StatusNotFound, ErrNotFound},
 	{"protocol", http.StatusBadRequest, ErrProtocol},
+	{"handoff-config", http.StatusConflict, ErrHandoffConfig},
 	{"config", http.StatusUnprocessableEntity, ErrConfig},
 	{"handoff", http.StatusConflict, ErrHandoff},
 	{kindIO, http.StatusInternalServerError, ErrIO},
