@@ -118,3 +118,17 @@ func TestModules(t *testing.T) {
 		}
 	}
 }
+
+// TestTable: the README's table leads to every document.
+func TestTable(t *testing.T) {
+	pages, err := filepath.Glob("*.md")
+	if err != nil || len(pages) < 10 {
+		t.Fatal(pages, err)
+	}
+	readme := read(t, "../README.md")
+	for _, page := range pages {
+		if !strings.Contains(readme, "\n| [docs/"+page+"](docs/"+page+") | ") {
+			t.Errorf("%s is not there", page)
+		}
+	}
+}
