@@ -45,7 +45,8 @@ func (a *app) logCommand() *cobra.Command {
 		Use:   "log",
 		Short: "show what happened: the server's log, for people",
 		Long: "Shows the server's log, from the journal or from the file that the configuration names. With --user,\n" +
-			"--peer and --id only what has to do with them. With --follow it goes on until it is interrupted.",
+			"--peer and --id only what has to do with them. With --follow it goes on until it is interrupted.\n" +
+			"Of a server that has no unit the journal has nothing: it says so, and where to look, and exits 74.",
 		Example: "noipctl log --follow\nnoipctl log --user alice --lines 20\nnoipctl log --peer server2 --json",
 		Args:    cli.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -92,6 +93,9 @@ func (a *app) logSource(cmd *cobra.Command, file string, follow bool, count int,
 		lines = "all" // those that match are counted
 	}
 	if file == "" {
+		if err := a.inJournal(cmd); err != nil {
+			return nil, nil, err
+		}
 		argv = []string{"journalctl", "--unit=noipchat.service", "--output=json", "--no-pager", "--quiet", "--lines=" + lines}
 		if follow {
 			argv = append(argv, "--follow")
@@ -126,6 +130,26 @@ func (a *app) logsTo(cmd *cobra.Command) (string, error) {
 		return c.Log, nil
 	}
 	return "", err
+}
+
+// inJournal finds that the server that answers is not noipchat.service, of which the journal is
+// asked. If none answers, the journal says what became of that one.
+func (a *app) inJournal(cmd *cobra.Command) error {
+	status, err := a.daemon().Status(cmd.Context())
+	if err != nil {
+		return nil
+	}
+	pid := strconv.Itoa(status.PID)
+	if unit, err := run(cmd.Context(), "systemctl", "show", "-p", "MainPID", "--value", "noipchat.service"); err == nil && unit == pid {
+		return nil
+	}
+	hint := "it logs to its standard error, which whoever started it has; ls -l /proc/" + pid + "/fd/2 says where that leads"
+	if path, err := os.Readlink("/proc/" + pid + "/fd/2"); err == nil {
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+			hint = "it logs to its standard error, which is a file: noipctl log --file " + path
+		}
+	}
+	return &cli.Error{Code: cli.ExitIO, Err: fmt.Errorf("the journal has nothing of this server: pid %s, with %s, is not noipchat.service", pid, status.Config.Path), Hint: hint}
 }
 
 // readLog shows the last of the events that match and, with follow, those that come.
