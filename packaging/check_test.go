@@ -245,7 +245,7 @@ func (p *patient) alone() {
 		{about: "port", what: "port 10007 is taken: systemd-socket-, pid ", cause: taken + "printf '\\n[[interface]]\\nbind = \"127.0.0.1:10007\"\\n' >>" + toml + "; noipctl reload || true", before: "systemctl stop taker"},
 		{about: "port", what: "port 10001 is taken: python3, pid ", cause: stop + "systemd-run -q --unit=taker python3 -m http.server --bind :: 10001; until ss -ltn | grep -q '\\*:10001'; do sleep 0.1; done", before: "systemctl stop taker"},
 		{about: "port", what: "port 10007 is taken: systemd's taker.socket listens on [::]:10007",
-			cause: "printf '[Socket]\nListenStream=10007\nAccept=yes\n[Install]\nWantedBy=sockets.target\n' >/etc/systemd/system/taker.socket; printf '[Service]\nExecStart=/bin/cat\n' >/etc/systemd/system/taker@.service; systemctl daemon-reload; systemctl -q enable --now taker.socket; printf '\n[[interface]]\nbind = \"127.0.0.1:10007\"\n' >>" + toml + "; noipctl reload || true"},
+			cause: stop + "printf '[Socket]\\nListenStream=10007\\nAccept=yes\\n[Install]\\nWantedBy=sockets.target\\n' >/etc/systemd/system/taker.socket; printf '[Service]\\nExecStart=/bin/cat\\n' >/etc/systemd/system/taker@.service; systemctl daemon-reload; systemctl -q enable --now taker.socket; " + all},
 		{about: "interface", what: "127.0.0.1:10007 is not open", cause: stop + taken + all + "systemctl stop taker"},
 		{about: "address", what: "10.99.99.9:10001 is no address of this machine", cause: "noipctl guide --yes --no-start --listen 10.99.99.9:10001", answers: []string{"noipctl guide", guide + " --listen 0.0.0.0:10001"}},
 		{about: "public", what: "which is on this machine, but no interface listens there", cause: strings.Replace(guide, ":10001", ":4", 1), answers: []string{"noipctl guide", guide}},
