@@ -21,6 +21,8 @@ func (a *app) statusCommand() *cobra.Command {
 says which servers it crossed, and how long after the one before it came to each. ID may be shortened to 6 digits or more.`,
 		Example: "noipchat status 3f2a91c077de0b1c",
 		Args:    cli.Args("ID"),
+
+		ValidArgsFunction: a.complete(1, idWords),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, err := a.open()
 			if err != nil {
@@ -91,6 +93,8 @@ A time is an age as 2d (s, m, h, d, w), a day as 2026-03-01, or as RFC 3339 has 
 		Example: `noipchat history bob@server1 --search 'dinner "at eight"' --since 2w
 noipchat history --export all.html`,
 		Args: cli.Args("[WITH]"),
+
+		ValidArgsFunction: a.complete(1, receiverWords),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q, err := f.query(time.Now())
 			if err != nil {

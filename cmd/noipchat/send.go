@@ -35,6 +35,8 @@ when it is sent: leave it as it is until then.`,
 noipchat send bob@server1 --file photo.jpg --file plan.pdf
 df -h / | noipchat send admin@server1 --wait delivered --timeout 5m`,
 		Args: cli.Args("[TO]…"),
+
+		ValidArgsFunction: a.complete(message.MaxTo, receiverWords),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if s.goal, err = message.ParseState(wait); err != nil || s.goal == message.Refused || s.goal == message.Expired {
 				return cli.Misuse("--wait queued, held, delivered or read", "--wait %q", wait)
@@ -54,6 +56,7 @@ df -h / | noipchat send admin@server1 --wait delivered --timeout 5m`,
 	flags.StringVarP(&s.message, "message", "m", "", "the `TEXT`; left out: standard input, unless there is a file")
 	flags.StringArrayVar(&s.files, "file", nil, "send the file at `PATH`; may be given more than once")
 	flags.StringVar(&reply, "reply", "", "to all whom the message `ID` went to, and who wrote it")
+	cmd.RegisterFlagCompletionFunc("reply", a.complete(1, idWords))
 	flags.StringVar(&wait, "wait", "held", "wait until it is in this `STATE`: queued, held, delivered, read")
 	flags.DurationVar(&s.timeout, "timeout", time.Minute, "wait at most so long, for files without progress; 0s for ever; a `TIME` as 90s or 5m")
 	flags.DurationVar(&s.lifetime, "lifetime", 0, "after this `TIME` it is not delivered any more; 0s: as the servers have it")

@@ -22,7 +22,8 @@ import (
 // more, or one that contradicts itself. The file is left as it is.
 var ErrDamaged = errors.New("damaged")
 
-const storeFile = "history.db"
+// StoreFile is the name of a Store in its folder.
+const StoreFile = "history.db"
 
 // Store is what a device keeps: its account, the keys of servers, the history,
 // what was seen, and what waits to be sent. It is one SQLite file, history.db,
@@ -55,7 +56,7 @@ const storePragmas = "_pragma=busy_timeout(10000)&_pragma=synchronous(full)&_pra
 // folder with mode 0700, the file with 0600. A file that is damaged, of another
 // program, or of a newer version of this one is an error, and stays as it is.
 func OpenStore(dir string) (*Store, error) {
-	path, err := filepath.Abs(filepath.Join(dir, storeFile))
+	path, err := filepath.Abs(filepath.Join(dir, StoreFile))
 	if err != nil {
 		return nil, fmt.Errorf("opening the history: %w", err)
 	}

@@ -16,7 +16,7 @@ func oldStore(t *testing.T, name string) string {
 	dump, err := os.ReadFile(filepath.Join("testdata", name))
 	check(t, err)
 	dir := t.TempDir()
-	change(t, filepath.Join(dir, storeFile), string(dump))
+	change(t, filepath.Join(dir, StoreFile), string(dump))
 	return dir
 }
 
@@ -64,7 +64,7 @@ func TestMigrate(t *testing.T) {
 // A step that fails leaves the old store.
 func TestMigrateFails(t *testing.T) {
 	dir := oldStore(t, "schema1.sql")
-	path := filepath.Join(dir, storeFile)
+	path := filepath.Join(dir, StoreFile)
 	change(t, path, "CREATE TABLE contact (x)")
 	if _, err := OpenStore(dir); err == nil || !strings.Contains(err.Error(), "contact already exists") {
 		t.Fatalf("OpenStore: %v", err)
