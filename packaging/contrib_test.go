@@ -40,6 +40,18 @@ type live struct {
 	socket, address string
 	log             *bytes.Buffer // complete when it has ended
 	end             func()
+	t               *testing.T
+	dir, bin        string
+}
+
+// sh runs a command beside the server.
+func (s *live) sh(command string) {
+	s.t.Helper()
+	cmd := exec.Command("bash", "-c", command)
+	cmd.Dir, cmd.Env = s.dir, append(os.Environ(), "ADDRESS="+s.address, "PATH="+s.bin+":"+os.Getenv("PATH"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.t.Fatalf("%s: %v\n%s", command, err, out)
+	}
 }
 
 // goLive starts noipchatd on a socket that this test has opened, and hands on as systemd would.
@@ -60,7 +72,7 @@ func goLive(t *testing.T, bin string, env ...string) *live {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	s := &live{socket: filepath.Join(dir, "control.sock"), address: l.Addr().String(), log: new(bytes.Buffer)}
+	s := &live{socket: filepath.Join(dir, "control.sock"), address: l.Addr().String(), log: new(bytes.Buffer), t: t, dir: dir, bin: bin}
 	config := filepath.Join(dir, "noipchat.toml")
 	if err := os.WriteFile(config, []byte("name = \"server1\"\n[[interface]]\nbind = \""+s.address+"\"\n[[peer]]\nname = \"server2\"\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -99,11 +111,7 @@ func goLive(t *testing.T, bin string, env ...string) *live {
 		`! noipchat --home eve login alice@server1 --server $ADDRESS --trust-first --password-stdin <<<'wrong horse'`,
 		`! noipchat --home eve login nobody@server1 --server $ADDRESS --trust-first --password-stdin <<<'wrong horse'`,
 	} {
-		cmd := exec.Command("bash", "-c", command)
-		cmd.Dir, cmd.Env = dir, append(os.Environ(), "ADDRESS="+s.address, "PATH="+bin+":"+os.Getenv("PATH"))
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", command, err, out)
-		}
+		s.sh(command)
 	}
 	return s
 }
@@ -141,8 +149,8 @@ func TestFail2ban(t *testing.T) {
 	}
 }
 
-// prometheus runs one that scrapes a server every second, and returns how to ask it.
-func prometheus(t *testing.T, s *live) (query func(string) []any) {
+// prometheus runs one that scrapes a server twice a second, and returns how to ask its API.
+func prometheus(t *testing.T, s *live) (ask func(api string, parameters url.Values, data any)) {
 	t.Helper()
 	program := tool(t, "prometheus", "prometheus")
 	there := &url.URL{Scheme: "http", Host: "noipchatd"}
@@ -193,21 +201,20 @@ func prometheus(t *testing.T, s *live) (query func(string) []any) {
 	if address == "" {
 		t.Fatal("prometheus does not listen")
 	}
-	return func(expr string) []any {
+	return func(api string, parameters url.Values, data any) {
 		t.Helper()
-		answer, err := http.Get("http://" + address + "/api/v1/query?query=" + url.QueryEscape(expr))
+		answer, err := http.Get("http://" + address + "/api/v1/" + api + "?" + parameters.Encode())
 		if err != nil {
-			return nil // not ready
+			return // not ready
 		}
 		defer answer.Body.Close()
-		var a struct {
+		a := struct {
 			Error string
-			Data  struct{ Result []any }
-		}
+			Data  any
+		}{Data: data}
 		if err := json.NewDecoder(answer.Body).Decode(&a); err == nil && a.Error != "" {
-			t.Fatalf("%s: %s", expr, a.Error)
+			t.Fatalf("%s %v: %s", api, parameters, a.Error)
 		}
-		return a.Data.Result
 	}
 }
 
@@ -223,10 +230,15 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	s := goLive(t, programs(t))
-	query := prometheus(t, s)
-	answered := func(expr string) bool {
+	ask := prometheus(t, s)
+	query := func(expr string) []any {
+		var data struct{ Result []any }
+		ask("query", url.Values{"query": {expr}}, &data)
+		return data.Result
+	}
+	soon := func(there func() bool) bool {
 		enough := time.After(30 * time.Second)
-		for len(query(expr)) == 0 {
+		for !there() {
 			select {
 			case <-enough:
 				return false
@@ -235,20 +247,57 @@ func TestMetrics(t *testing.T) {
 		}
 		return true
 	}
+	answered := func(expr string) bool { return soon(func() bool { return len(query(expr)) > 0 }) }
+	// What is asked for is what changed, so that something has to, under its eyes.
+	if !answered("noipchat_sessions") {
+		t.Fatal("it has scraped nothing")
+	}
+	if _, err := control.New(s.socket).AddUser(t.Context(), "bob", "correct horse"); err != nil {
+		t.Fatal(err)
+	}
+	s.sh(`noipchat --home alice send bob@server1 -m 'this waits for you' --wait held`)
+
 	var dashboard struct {
+		Templating struct {
+			List []struct{ Name, Type, Query string }
+		}
 		Panels []struct {
 			Title   string
 			Targets []struct{ Expr string }
 		}
 	}
-	if err := json.Unmarshal([]byte(read(t, "../contrib/grafana/noipchat.json")), &dashboard); err != nil {
+	text := read(t, "../contrib/grafana/noipchat.json")
+	if err := json.Unmarshal([]byte(text), &dashboard); err != nil {
 		t.Fatal(err)
+	}
+	// As Grafana does: variables stand for what their queries find, and the interval for four scrapes or more.
+	variables := []string{"$__rate_interval", "5m"}
+	labelValues := regexp.MustCompile(`^label_values\((\w+), (\w+)\)$`)
+	for _, v := range dashboard.Templating.List {
+		if v.Type != "query" {
+			continue
+		}
+		m := labelValues.FindStringSubmatch(v.Query)
+		if m == nil {
+			t.Fatalf("what does the variable %s ask for: %s", v.Name, v.Query)
+		}
+		var values []string
+		if !soon(func() bool {
+			ask("label/"+m[2]+"/values", url.Values{"match[]": {m[1]}}, &values)
+			return len(values) > 0
+		}) {
+			t.Errorf("nothing answers %s", v.Query)
+		}
+		for i := range values {
+			values[i] = regexp.QuoteMeta(values[i])
+		}
+		variables = append(variables, "$"+v.Name, strings.ReplaceAll("("+strings.Join(values, "|")+")", `\`, `\\`))
 	}
 	queries := 0
 	for _, p := range dashboard.Panels {
 		for _, target := range p.Targets {
 			queries++
-			expr := strings.NewReplacer("$instance", ".*", "$__rate_interval", "1m", " > 0)", " >= 0)").Replace(target.Expr)
+			expr := strings.NewReplacer(variables...).Replace(target.Expr)
 			if !answered(expr) {
 				t.Errorf("%s: nothing answers %s", p.Title, expr)
 			}
@@ -261,8 +310,8 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("an alert looks at %s, which is not there", m)
 		}
 	}
-	if queries < 25 || len(named) < 10 {
-		t.Errorf("%d queries of the dashboard, %d metrics of the alerts", queries, len(named))
+	if all := strings.Count(text, `"expr":`); queries < 25 || queries != all || len(variables) < 4 || len(named) < 10 {
+		t.Errorf("%d queries of the dashboard, of %d, %d variables, %d metrics of the alerts", queries, all, len(variables)/2, len(named))
 	}
 	if raised := query(`ALERTS`); len(raised) > 0 {
 		t.Errorf("alerts of a healthy server: %v", raised)
