@@ -655,7 +655,7 @@ func (c *checkup) descriptors() {
 	if !onSystemd(c.path) {
 		do = fewer + fmt.Sprintf("; or start the server again, as root after \"ulimit -n %d\", or in a container that has so many (--ulimit nofile=%[1]d)", enough)
 	} else if most, ok := openFiles(1); ok && most < need {
-		do = fewer + fmt.Sprintf("; or have the container that this is started with a limit of %d open files: no unit can have more than its systemd, %d", enough, most)
+		do = fewer + fmt.Sprintf("; or have this container started with a limit of %d open files: no unit can have more than its systemd, %d", enough, most)
 	} else if asked, err := run(c.ctx, "systemctl", "show", "-p", "LimitNOFILE", "--value", "noipchat.service"); err == nil && (asked == "infinity" || int(number(asked)) >= need) {
 		do = "systemctl restart noipchat   # it began with another limit than its unit has now"
 	}

@@ -143,7 +143,7 @@ func (a *app) inJournal(cmd *cobra.Command) error {
 	if unit, err := run(cmd.Context(), "systemctl", "show", "-p", "MainPID", "--value", "noipchat.service"); err == nil && unit == pid {
 		return nil
 	}
-	hint := "it logs to its standard error, which whoever started it has; ls -l /proc/" + pid + "/fd/2 says where that leads"
+	hint := "it logs to its standard error, which whoever started it has; ls -l /proc/" + pid + "/fd/2 says where that leads, and systemctl status " + pid + " whether a unit of its own has it"
 	if path, err := os.Readlink("/proc/" + pid + "/fd/2"); err == nil {
 		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
 			hint = "it logs to its standard error, which is a file: noipctl log --file " + path
