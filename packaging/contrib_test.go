@@ -286,7 +286,7 @@ func TestMetrics(t *testing.T) {
 			ask("label/"+m[2]+"/values", url.Values{"match[]": {m[1]}}, &values)
 			return len(values) > 0
 		}) {
-			t.Errorf("nothing answers %s", v.Query)
+			t.Fatalf("nothing answers %s", v.Query)
 		}
 		for i := range values {
 			values[i] = regexp.QuoteMeta(values[i])

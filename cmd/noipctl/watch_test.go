@@ -37,32 +37,25 @@ func TestWatchScreen(t *testing.T) {
 
 	who := onTerminal(t, "xterm", "watch", "--every", "100ms", "--socket", socket)
 	const home = "\x1b[H"
+	who.await(home)
 	for _, size := range []struct{ columns, rows int }{{120, 40}, {80, 24}, {79, 24}, {31, 5}} {
 		who.resize(uint16(size.columns), uint16(size.rows))
-		who.await(home) // it may have been drawn before
-		who.await(home)
-		who.keys.SetReadDeadline(time.Now().Add(20 * time.Second))
-		for b := make([]byte, 4<<10); !strings.Contains(who.seen, home); {
-			n, err := who.keys.Read(b)
-			if who.seen += string(b[:n]); err != nil {
-				t.Fatalf("%v; the screen has\n%q", err, who.seen)
-			}
-		}
-		frame, _, _ := strings.Cut(who.seen, home)
-		rows := strings.Split(strings.ReplaceAll(frame, "\r\n", "\n"), "\n")
-		if len(rows) > size.rows {
-			t.Errorf("%v: %d rows", size, len(rows))
-		}
-		for _, row := range rows {
-			if n := ansi.StringWidth(row); n > size.columns || !utf8.ValidString(row) {
-				t.Errorf("%v: %d columns: %q", size, n, row)
-			}
-		}
-		if size.rows == 24 {
-			for _, want := range []string{"server       server1", "queues       1 with", "peers        4, up 1", "disk  ", "notice  ", "…"} {
-				if !strings.Contains(frame, want) {
-					t.Errorf("%v: %s is not on\n%s", size, want, frame)
+		for end := time.Now().Add(20 * time.Second); ; { // what was drawn before is still to be read
+			who.keys.SetReadDeadline(end)
+			for b := make([]byte, 4<<10); !strings.Contains(who.seen, home); {
+				n, err := who.keys.Read(b)
+				if who.seen += string(b[:n]); err != nil {
+					t.Fatalf("%v; the screen has\n%q", err, who.seen)
 				}
+			}
+			var frame string
+			frame, who.seen, _ = strings.Cut(who.seen, home)
+			wrong := misfit(frame, size.columns, size.rows)
+			if wrong == "" {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%v: %s\n%s", size, wrong, frame)
 			}
 		}
 	}
@@ -72,4 +65,28 @@ func TestWatchScreen(t *testing.T) {
 	if code := who.end(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
+}
+
+// misfit says what is wrong with a screen; "": nothing.
+func misfit(frame string, columns, rows int) string {
+	drawn := strings.Split(strings.ReplaceAll(frame, "\r\n", "\n"), "\n")
+	full := false
+	for _, row := range drawn {
+		n := ansi.StringWidth(row)
+		if n > columns || !utf8.ValidString(row) {
+			return fmt.Sprintf("%d columns: %q", n, row)
+		}
+		full = full || n == columns
+	}
+	if len(drawn) > rows || rows < 40 && (len(drawn) < rows || !full) {
+		return fmt.Sprintf("%d rows, full: %v", len(drawn), full)
+	}
+	if rows >= 24 {
+		for _, want := range []string{"server       server1", "queues       1 with", "peers        4, up 1", "disk  ", "notice  "} {
+			if !strings.Contains(frame, want) {
+				return want + " is not there"
+			}
+		}
+	}
+	return ""
 }
