@@ -141,8 +141,10 @@ func serve(o daemon.Options, args []string) (err error) {
 		}
 		return err
 	}
-	if o.Log, o.Reopen, err = logger(c.Log); err != nil {
-		return err
+	var closed error
+	if o.Log, o.Reopen, closed = logger(c.Log); closed != nil {
+		o.Log.Error("this log goes to standard error, until noipctl reload finds the file", "error", closed)
+		o.Notices = append(o.Notices, closed.Error())
 	}
 	program, err := os.Executable() // now: later it may have been replaced
 	if err != nil {
@@ -162,15 +164,14 @@ func serve(o daemon.Options, args []string) (err error) {
 	return nil
 }
 
-// logger makes the log that the configuration asks for, and how to open it again.
+// logger makes the log that the configuration asks for, and how to open it again. After an
+// error it is another one: people can talk without it.
 func logger(where string) (log *slog.Logger, reopen func() error, err error) {
 	switch {
 	case filepath.IsAbs(where):
-		f := &logFile{path: where}
-		if err := f.reopen(); err != nil {
-			return nil, nil, err
-		}
-		return slog.New(slog.NewTextHandler(f, nil)), f.reopen, nil
+		f := &logFile{path: where, f: os.Stderr}
+		err = f.reopen()
+		return slog.New(slog.NewTextHandler(f, nil)), f.reopen, err
 	case where == "journal" && systemd.ToJournal():
 		return slog.New(systemd.NewHandler(os.Stderr, slog.LevelInfo)), nil, nil
 	}
