@@ -74,7 +74,11 @@ func stages(m *client.Message, r *client.Recipient) (all []stage) {
 	if r.State > message.Queued {
 		add(message.Queued, m.At, "")
 	}
-	add(message.Held, r.Held, "")
+	held := ""
+	if r.State == message.Held { // the way is that of the last state that has one
+		held = way
+	}
+	add(message.Held, r.Held, held)
 	add(message.Delivered, r.Delivered, way)
 	add(r.State, r.At, because(*r))
 	return all
