@@ -17,9 +17,9 @@ import (
 )
 
 // TestMain is the server itself when stage.start starts this program, and so for the
-// command of a link.
+// command of a link, and the demo.
 func TestMain(m *testing.M) {
-	if slices.Contains(os.Args, "--config") || slices.Contains(os.Args, "--stdio") {
+	if slices.ContainsFunc([]string{"--config", "--stdio", "demo"}, func(ours string) bool { return slices.Contains(os.Args, ours) }) {
 		main()
 		return
 	}
