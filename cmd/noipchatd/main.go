@@ -44,7 +44,7 @@ usage: noipchatd [--config FILE] [--state DIR] [--runtime DIR] [--check]
 
   demo            a server and three users in a temporary folder: a message to two of
                   them, one away, a handoff and a kill in between; every step is shown
-  --keep          leave it running, with two lines to chat with
+  --keep          then leave it running until Ctrl-C, with two lines to chat with
 
 example: noipchatd --check --config ./noipchat.toml
 
