@@ -19,10 +19,11 @@ const (
 	ExitUnreachable = 69 // no daemon, or no server, answers
 	ExitFault       = 70 // ours
 	ExitIO          = 74
-	ExitNotYet      = 75 // time-out, or fewer than asked for
-	ExitProtocol    = 76 // the other side broke the protocol
-	ExitRefused     = 77 // refused, or not allowed
-	ExitConfig      = 78 // the configuration is wrong
+	ExitNotYet      = 75  // time-out, or fewer than asked for
+	ExitProtocol    = 76  // the other side broke the protocol
+	ExitRefused     = 77  // refused, or not allowed
+	ExitConfig      = 78  // the configuration is wrong
+	ExitSignal      = 130 // interrupted, as a shell has it
 )
 
 // Error is an error that knows its exit code, and what to do about it.

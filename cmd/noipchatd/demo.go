@@ -50,10 +50,13 @@ func demo(args []string, out io.Writer) error {
 		s.linger(ctx)
 	}
 	s.kill(syscall.SIGTERM)
-	if err != nil && ctx.Err() == nil { // a signal is an end as any
+	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("the demo failed (its folder is %s): %w", dir, err)
 	}
-	return os.RemoveAll(dir)
+	if gone := os.RemoveAll(dir); err == nil || gone != nil {
+		return gone
+	}
+	return &cli.Error{Code: cli.ExitSignal, Err: errors.New("the demo was ended by a signal, before all had arrived")}
 }
 
 // stage is a server and its folder.
