@@ -81,6 +81,7 @@ type Host struct {
 	paused   chan struct{} // closed by Reclaim: nobody begins a session before; nil: there is no pause
 	empty    chan struct{} // closed when nobody is pending any more; nil: nobody waits for that
 	pending  map[transport.Conn]arrival
+	arrivals uint64
 	bySource map[string]int
 	sessions map[deviceKey]*session
 	idle     map[deviceKey]bool // being suspended
@@ -90,7 +91,7 @@ type Host struct {
 
 type arrival struct {
 	source string
-	at     int64
+	number uint64
 }
 
 type deviceKey struct {
@@ -155,22 +156,23 @@ func (h *Host) Serve(l transport.Listener) error {
 		}
 		backoff = 5 * time.Millisecond
 		h.stats.Connections.Add(1)
+		// Here and not in its goroutine: those run in any order, and the newest would pass for the oldest.
+		source := sourceOf(conn)
+		if !h.arrive(conn, source) {
+			conn.Close()
+			continue
+		}
 		h.wg.Add(1)
 		go func() {
 			defer h.wg.Done()
-			h.admit(conn)
+			h.admit(conn, source)
 		}()
 	}
 }
 
-// admit shakes hands and logs in. A session's reader is a goroutine of its own,
+// admit shakes hands with a connection that has arrived, and logs in. A session's reader is a goroutine of its own,
 // because the handshake has made this one's stack large.
-func (h *Host) admit(conn transport.Conn) {
-	source := sourceOf(conn)
-	if !h.arrive(conn, source) {
-		conn.Close()
-		return
-	}
+func (h *Host) admit(conn transport.Conn, source string) {
 	defer h.depart(conn)
 	conn.SetDeadline(time.Now().Add(conn.Properties().Patience(h.o.Handshake, 400)))
 	c, hello, err := wire.Answer(conn, h.key, wire.ServerHello{
@@ -219,7 +221,8 @@ func (h *Host) arrive(conn transport.Conn, source string) bool {
 	if victim != nil {
 		h.departLocked(victim)
 	}
-	h.pending[conn] = arrival{source, h.now()}
+	h.arrivals++
+	h.pending[conn] = arrival{source, h.arrivals}
 	h.bySource[source]++
 	h.mu.Unlock()
 	if victim != nil {
@@ -230,10 +233,10 @@ func (h *Host) arrive(conn transport.Conn, source string) bool {
 }
 
 func (h *Host) oldestLocked(source string) (oldest transport.Conn) {
-	at := int64(1<<63 - 1)
+	first := h.arrivals + 1
 	for c, a := range h.pending {
-		if (source == "" || a.source == source) && a.at < at {
-			oldest, at = c, a.at
+		if (source == "" || a.source == source) && a.number < first {
+			oldest, first = c, a.number
 		}
 	}
 	return oldest

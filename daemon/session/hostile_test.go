@@ -4,9 +4,11 @@ import (
 	stdbytes "bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -320,6 +322,40 @@ func files(t testing.TB) uint64 {
 	check(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: before.Max, Max: before.Max}))
 	t.Cleanup(func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before) })
 	return before.Max
+}
+
+// crowd is a network where many wait to be accepted when the server begins to listen.
+type crowd struct {
+	memory
+	conns []transport.Conn // in the order in which they came
+}
+
+func (c *crowd) listen(t testing.TB) transport.Listener {
+	l := c.memory.listen(t)
+	for range 12 {
+		conn, err := c.dial(t.Context(), l.Addr().String())
+		check(t, err)
+		t.Cleanup(func() { conn.Close() })
+		c.conns = append(c.conns, conn)
+	}
+	return l
+}
+
+// TestOldestGoes: of strangers who come at once the first are sent away, whichever
+// goroutine runs first.
+func TestOldestGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := new(crowd)
+		open(t, net, t.TempDir(), options{session: session.Options{Pending: 16}}) // 4 of one source
+		synctest.Wait()
+		for i, c := range net.conns {
+			c.SetReadDeadline(time.Now().Add(time.Millisecond))
+			_, err := c.Read(make([]byte, 1))
+			if stays := errors.Is(err, os.ErrDeadlineExceeded); stays != (i >= len(net.conns)-4) {
+				t.Errorf("number %d of %d: %v", i+1, len(net.conns), err)
+			}
+		}
+	})
 }
 
 // TestNobodyLogsIn: 10,000 connections that say nothing, or stop in the middle of
