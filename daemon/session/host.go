@@ -103,7 +103,7 @@ type deviceKey struct {
 type Stats struct {
 	Connections   atomic.Uint64
 	Handshakes    atomic.Uint64 // that went well
-	HandshakeFail atomic.Uint64
+	HandshakeFail atomic.Uint64 // but for those that only asked for the key
 	Evicted       atomic.Uint64 // had not logged in when others came
 	Logins        atomic.Uint64
 	LoginFail     [64]atomic.Uint64 // by code
@@ -178,6 +178,11 @@ func (h *Host) admit(conn transport.Conn, source string) {
 	c, hello, err := wire.Answer(conn, h.key, wire.ServerHello{
 		Name: h.home, Public: *h.public.Load(), Window: h.o.Window, Idle: uint64(h.o.Idle / time.Second),
 	})
+	if errors.Is(err, wire.ErrLeft) { // before its first login, mostly, to have the key confirmed
+		h.o.Log.Info("a connection asked for this server's key", "source", source)
+		conn.Close()
+		return
+	}
 	if err != nil {
 		h.stats.HandshakeFail.Add(1)
 		h.o.Log.Info("a connection without a handshake", "source", source, "reason", reason(err))

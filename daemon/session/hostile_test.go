@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/noipchat/noipchat/daemon/client"
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
 	"github.com/noipchat/noipchat/daemon/session"
@@ -91,11 +92,11 @@ func TestNoHandshake(t *testing.T) {
 	}
 	for i := range 30 {
 		cases[fmt.Sprint("random bytes ", i)] = random(rand.IntN(3000))
-		cases[fmt.Sprint("random bytes after a good beginning ", i)] = append(goodBeginning(), random(rand.IntN(3000))...)
+		cases[fmt.Sprint("random bytes after a good beginning ", i)] = append(goodBeginning(), random(1+rand.IntN(3000))...)
 	}
 	whole := append(append(goodBeginning(), 0, 200), random(200)...)
 	for i := range whole {
-		if i < 50 || i%16 == 0 {
+		if (i < 50 || i%16 == 0) && i != len(goodBeginning()) { // that is a question: TestAsked
 			cases[fmt.Sprint("cut off after ", i)] = whole[:i]
 		}
 	}
@@ -125,6 +126,24 @@ func TestNoHandshake(t *testing.T) {
 		next()
 		if sessions, pending := s.host.Count(); sessions != 2 || pending != 0 {
 			t.Errorf("%d sessions, and %d who haven't logged in", sessions, pending)
+		}
+	})
+}
+
+// TestAsked: who wants to know a server's key, as a device does before it sends a password,
+// is no stranger that can't shake hands.
+func TestAsked(t *testing.T) {
+	scene(t, options{}, nil, func(t *testing.T, s *server, _ []*person) {
+		name, key, err := client.Meet(t.Context(), []string{s.address}, client.Options{Dial: s.net.dial})
+		if err != nil || name != home || key != s.key.Public() {
+			t.Errorf("%s has the key %v: %v", name, key, err)
+		}
+		synctest.Wait()
+		if n := s.host.Stats().HandshakeFail.Load(); n != 0 || s.log.logged("asked for this server's key", "source=") != 1 {
+			t.Errorf("%d failures are counted, and the log has %q", n, s.log.lines)
+		}
+		if _, pending := s.host.Count(); pending != 0 {
+			t.Errorf("%d wait to log in", pending)
 		}
 	})
 }
