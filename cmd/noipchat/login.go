@@ -123,6 +123,11 @@ func (a *app) enter(ctx context.Context, cmd *cobra.Command, e client.Entry, tim
 		return err
 	}
 	defer store.Close()
+	if old, known, err := store.Account(); err != nil {
+		return err
+	} else if known && old.Address != e.Address { // before a server is asked, and a password
+		return cli.Misuse("use another one: --profile "+e.Address.User(), "this profile is a device of %s already", old.Address)
+	}
 	options, err := a.options()
 	if err != nil {
 		return err
