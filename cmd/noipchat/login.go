@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
 	"github.com/noipchat/noipchat/daemon/transport"
+	"github.com/noipchat/noipchat/daemon/wire"
 )
 
 func (a *app) loginCommand() *cobra.Command {
@@ -117,6 +119,9 @@ func (a *app) enter(ctx context.Context, cmd *cobra.Command, e client.Entry, tim
 	}
 	if err := checkServers(e.Servers); err != nil {
 		return err
+	}
+	if len(e.Label) > wire.MaxLabel || !utf8.ValidString(e.Label) {
+		return cli.Misuse("give another one: --label TEXT", "the label %.80q is longer than %d bytes, or not UTF-8", e.Label, wire.MaxLabel)
 	}
 	store, err := a.open()
 	if err != nil {

@@ -88,12 +88,12 @@ func checkStale(path string) error {
 		return err
 	}
 	if info.Mode().Type() != fs.ModeSocket {
-		return errors.New("there is something else than a socket")
+		return fmt.Errorf("there is something else: %w", syscall.ENOTSOCK)
 	}
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
 		c.Close()
-		return errors.New("another daemon answers there")
+		return fmt.Errorf("another daemon answers there: %w", syscall.EADDRINUSE)
 	}
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
 		return nil

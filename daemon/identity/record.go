@@ -196,7 +196,7 @@ func (u *Users) read(carried Carried) (problems []error, err error) {
 		path := filepath.Join(u.folder(), f.Name())
 		name, isUser := strings.CutSuffix(f.Name(), ".json")
 		if !isUser || message.CheckName(name) != nil || !f.Type().IsRegular() {
-			problems = append(problems, fmt.Errorf("%s does not belong there; move it away", path))
+			problems = append(problems, spoiltf("%s does not belong there; move it away", path))
 			continue
 		}
 		var a *account
@@ -247,8 +247,19 @@ func useless(path, so, advice string, err error) error {
 	if unread, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Errorf("%s can't be read, %s: %w", path, so, unread.Err)
 	}
-	return fmt.Errorf("%s is damaged, %s (%s): %w", path, so, advice, err)
+	return spoiltf("%s is damaged, %s (%s): %w", path, so, advice, err)
 }
+
+// ErrSpoilt is what errors are of a file of the state that somebody has to mend. They say how.
+var ErrSpoilt = errors.New("spoilt")
+
+// spoilt is an error that is ErrSpoilt, and does not say that word.
+type spoilt struct{ error }
+
+func (s spoilt) Is(target error) bool { return target == ErrSpoilt }
+func (s spoilt) Unwrap() error        { return s.error }
+
+func spoiltf(format string, args ...any) error { return spoilt{fmt.Errorf(format, args...)} }
 
 // invitesPath is next to the folder of users, or a user could be called so.
 func (u *Users) invitesPath() string { return filepath.Join(u.dir, "invites.json") }
