@@ -242,7 +242,11 @@ func (d *Daemon) openSockets(ctx context.Context) (err error) {
 	d.setPeers(c)
 	path := d.controlPath()
 	if f := d.interfaces.claim("unix", path); f != nil {
-		d.control, err = control.FromFile(f)
+		ours := path // from the image before
+		if systemd.Managed() {
+			ours = ""
+		}
+		d.control, err = control.FromFile(f, ours)
 	} else if err = durable.MkdirAll(d.o.Runtime, 0o755); err == nil {
 		d.control, err = control.Listen(path, control.Mode)
 	}

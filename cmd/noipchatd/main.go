@@ -20,6 +20,7 @@ import (
 	"github.com/noipchat/noipchat/daemon"
 	"github.com/noipchat/noipchat/daemon/config"
 	"github.com/noipchat/noipchat/daemon/durable"
+	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/systemd"
 	"github.com/noipchat/noipchat/daemon/transport"
 )
@@ -201,6 +202,8 @@ func explain(err error) *cli.Error {
 		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: "no interface of this machine has that address: ip addr"}
 	case errors.Is(err, os.ErrPermission):
 		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "the service runs as the user noipchat, and all of its state must be his: chown -R noipchat: /var/lib/noipchat\nBy hand, run it as that user, or give other folders with --state and --runtime"}
+	case errors.Is(err, identity.ErrSpoilt):
+		return &cli.Error{Code: cli.ExitIO, Err: err, Hint: "nothing in the state was changed; what to do is said with each file"}
 	}
 	return cli.Explain(err)
 }
