@@ -19,11 +19,10 @@ const (
 	ExitUnreachable = 69 // no daemon, or no server, answers
 	ExitFault       = 70 // ours
 	ExitIO          = 74
-	ExitNotYet      = 75  // time-out, or fewer than asked for
-	ExitProtocol    = 76  // the other side broke the protocol
-	ExitRefused     = 77  // refused, or not allowed
-	ExitConfig      = 78  // the configuration is wrong
-	ExitSignal      = 130 // interrupted, as a shell has it
+	ExitNotYet      = 75 // time-out, or fewer than asked for
+	ExitProtocol    = 76 // the other side broke the protocol
+	ExitRefused     = 77 // refused, or not allowed
+	ExitConfig      = 78 // the configuration is wrong
 )
 
 // Error is an error that knows its exit code, and what to do about it.

@@ -56,7 +56,7 @@ func demo(args []string, out io.Writer) error {
 	if gone := os.RemoveAll(dir); err == nil || gone != nil {
 		return gone
 	}
-	return &cli.Error{Code: cli.ExitSignal, Err: errors.New("the demo was ended by a signal, before all had arrived")}
+	return &cli.Error{Code: cli.ExitNotYet, Err: errors.New("the demo was ended by a signal, before all had arrived")}
 }
 
 // stage is a server and its folder.

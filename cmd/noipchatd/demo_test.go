@@ -52,7 +52,7 @@ func TestDemoSignal(t *testing.T) {
 				}
 			}
 			text := strings.Join(said, "\n")
-			code := 130
+			code := 75
 			if name == "keep" {
 				code = 0
 			}
