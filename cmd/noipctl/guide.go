@@ -110,7 +110,7 @@ func (g *guide) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		g.plan(files, c)
+		g.plan(ctx, files, c)
 		what, err := g.confirm()
 		if err != nil {
 			return err
@@ -161,7 +161,7 @@ func (g *guide) prepare() (err error) {
 }
 
 // plan shows what is to be written, and what will happen.
-func (g *guide) plan(files map[string]string, c *config.Config) {
+func (g *guide) plan(ctx context.Context, files map[string]string, c *config.Config) {
 	fmt.Fprintln(g.talk)
 	g.setup.show(g.talk, files)
 	fmt.Fprintln(g.talk, "\nThis will happen:")
@@ -179,6 +179,8 @@ func (g *guide) plan(files map[string]string, c *config.Config) {
 	}
 	switch {
 	case g.noStart:
+	case g.cold(c) && !onSystemd(g.path):
+		say("the server takes it when it is started again")
 	case g.cold(c), g.setup.have != nil && g.low(c, asOpen(g.setup.have)):
 		say("the server restarts, if it runs")
 	case onSystemd(g.path):
@@ -186,7 +188,7 @@ func (g *guide) plan(files map[string]string, c *config.Config) {
 	default:
 		say("if the server runs, it takes the change")
 	}
-	if g.user != "" && !g.noStart {
+	if g.user != "" && !g.noStart && (onSystemd(g.path) || g.live(ctx) != nil && !g.cold(c)) {
 		say("%s@%s is %s", g.user, g.setup.name, map[bool]string{true: "invited", false: "added"}[g.invite])
 	}
 	for _, f := range g.walls {
@@ -197,6 +199,14 @@ func (g *guide) plan(files map[string]string, c *config.Config) {
 	if g.yes {
 		fmt.Fprintln(g.talk)
 	}
+}
+
+// live is the server that runs with this configuration; nil: none.
+func (g *guide) live(ctx context.Context) *control.Status {
+	if s, err := g.daemon().Status(ctx); err == nil && s.Config.Path == g.path {
+		return &s
+	}
+	return nil
 }
 
 // cold tells whether the running server can't take the change.
@@ -245,7 +255,8 @@ type outcome struct {
 	Line        string                `json:"line,omitempty"`
 	Fingerprint string                `json:"fingerprint,omitempty"`
 	Invitation  string                `json:"invitation,omitempty"`
-	Firewall    control.List[string]  `json:"firewall"` // what to type
+	User        string                `json:"user,omitempty"` // what to type to make the user, if there is no server yet that could
+	Firewall    control.List[string]  `json:"firewall"`       // what to type
 	Findings    control.List[finding] `json:"findings"`
 }
 
@@ -275,25 +286,20 @@ func (g *guide) do(ctx context.Context, files map[string]string, c *config.Confi
 			}
 		}
 	}
-	if s == nil {
-		if !g.noStart {
-			fmt.Fprintf(g.talk, "Written. To start it, and to see whether all is well:\n  noipchatd --config %s\n  noipctl check\n", g.path)
+	switch {
+	case s != nil:
+		o.Running, o.Fingerprint = true, s.Fingerprint
+		if g.user != "" {
+			if o.Invitation, err = g.enrol(ctx); err != nil {
+				return err
+			}
 		}
-		return g.finish(o)
+		o.Findings = g.check(ctx, g.path)
+		o.Line, _ = lineOf(*s) // without an address there is none, and check has said so
+	case g.user != "":
+		o.User = "noipctl user " + map[bool]string{true: "invite ", false: "add "}[g.invite] + g.user
 	}
-	o.Running, o.Fingerprint = true, s.Fingerprint
-	if g.user != "" {
-		if o.Invitation, err = g.enrol(ctx); err != nil {
-			return err
-		}
-	}
-	o.Findings = g.check(ctx, g.path)
-	o.Line, _ = lineOf(*s) // without an address there is none, and check has said so
 	g.end(o)
-	return g.finish(o)
-}
-
-func (g *guide) finish(o outcome) error {
 	if g.json {
 		return cli.JSON(g.cmd.OutOrStdout(), o)
 	}
@@ -328,22 +334,20 @@ func (g *guide) start(ctx context.Context, c *config.Config, undo func() error) 
 	if g.noStart {
 		return nil, nil
 	}
-	d := g.daemon()
-	s, err := d.Status(ctx)
-	running := err == nil && s.Config.Path == g.path
+	s := g.live(ctx)
 	if onSystemd(g.path) {
 		if _, err := run(ctx, "systemctl", "daemon-reload"); err != nil {
 			return nil, err
 		}
 	}
 	switch {
-	case running && !g.cold(c) && !g.low(c, s.Interfaces):
+	case s != nil && !g.cold(c) && !g.low(c, s.Interfaces):
 		if err := g.reloadOr(ctx, "the configuration", undo); err != nil {
 			return nil, err
 		}
 	case onSystemd(g.path):
 		do := "systemctl start noipchat.socket noipchat.service"
-		if running {
+		if s != nil {
 			do = again
 		}
 		fmt.Fprintln(g.talk, do)
@@ -394,8 +398,16 @@ func (g *guide) enrol(ctx context.Context) (invitation string, err error) {
 
 // end is the last screen: whether all is well, and what to type elsewhere.
 func (g *guide) end(o outcome) {
-	fmt.Fprintln(g.talk, "\nnoipctl check:")
-	showFindings(g.talk, o.Findings)
+	switch {
+	case o.Running:
+		fmt.Fprintln(g.talk, "\nnoipctl check:")
+		showFindings(g.talk, o.Findings)
+	case !g.noStart:
+		fmt.Fprintf(g.talk, "Written. To start it, and to see whether all is well:\n  noipchatd --config %s\n  noipctl check\n", g.path)
+	}
+	if o.User != "" {
+		fmt.Fprintf(g.talk, "\nThe user is not made yet. When the server runs:\n  %s\n", o.User)
+	}
 	for _, do := range o.Firewall {
 		fmt.Fprintln(g.talk, "\nTo open the firewall:\n  "+do)
 	}
