@@ -267,6 +267,9 @@ func (g *guide) do(ctx context.Context, files map[string]string, c *config.Confi
 		return err
 	}
 	s, err := g.start(ctx, c, undo)
+	if g.setup.kept != "" {
+		fmt.Fprintln(g.talk, "The configuration before is "+g.setup.kept)
+	}
 	if err != nil {
 		return err
 	}
@@ -308,7 +311,6 @@ func (g *guide) do(ctx context.Context, files map[string]string, c *config.Confi
 
 // write puts the files there, the one before aside; or says what to put there, to who may not.
 func (g *guide) write(files map[string]string) (undo func() error, err error) {
-	text, changed := files[g.path]
 	if err := writable(filepath.Dir(g.path)); notAllowed(err) {
 		for _, path := range g.setup.sortedFiles(files) {
 			if err := g.toPaste(g.cmd, path, files[path]); err != nil {
@@ -317,13 +319,6 @@ func (g *guide) write(files map[string]string) (undo func() error, err error) {
 		}
 		return nil, &cli.Error{Code: cli.ExitRefused, Err: fmt.Errorf("not allowed to write %s", g.path),
 			Hint: "run it as root; or put the text above there"}
-	}
-	if changed && g.setup.have != nil && text != g.setup.text {
-		kept, err := g.setup.backUp(time.Now().Format("20060102-150405"))
-		if err != nil {
-			return nil, err
-		}
-		fmt.Fprintln(g.talk, "The configuration before is "+kept)
 	}
 	return g.setup.write(files)
 }
@@ -335,16 +330,19 @@ func (g *guide) start(ctx context.Context, c *config.Config, undo func() error) 
 		return nil, nil
 	}
 	s := g.live(ctx)
-	if onSystemd(g.path) {
+	takes := s != nil && !g.cold(c) && !g.low(c, s.Interfaces)
+	if takes {
+		if err := g.reloadOr(ctx, "the configuration", undo); err != nil {
+			return nil, err
+		}
+	}
+	if onSystemd(g.path) { // its units are made of what the server has not refused
 		if _, err := run(ctx, "systemctl", "daemon-reload"); err != nil {
 			return nil, err
 		}
 	}
 	switch {
-	case s != nil && !g.cold(c) && !g.low(c, s.Interfaces):
-		if err := g.reloadOr(ctx, "the configuration", undo); err != nil {
-			return nil, err
-		}
+	case takes:
 	case onSystemd(g.path):
 		do := "systemctl start noipchat.socket noipchat.service"
 		if s != nil {

@@ -10,10 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/noipchat/noipchat/cmd/cli"
 	"github.com/noipchat/noipchat/daemon/config"
-	"github.com/noipchat/noipchat/daemon/durable"
 )
 
 // setup is what the guide writes: a configuration, in answers.
@@ -21,6 +21,7 @@ type setup struct {
 	path string // of the configuration
 	text string // that is there; "": none
 	have *config.Config
+	kept string // where write has kept it; "": nowhere
 
 	name, register, log string
 	interfaces          []config.Interface // those of the file at path; Public as it is to be written, nil: not at all
@@ -183,17 +184,28 @@ func (s *setup) show(w io.Writer, files map[string]string) {
 	}
 }
 
-// write writes all files or, if one can't be written, none; undo takes them back.
+// write writes all files or, if one can't be written, none; undo takes them back. A
+// configuration that is replaced is kept beside it.
 func (s *setup) write(files map[string]string) (undo func() error, err error) {
 	before := map[string]string{}
 	undo = func() (err error) {
 		for path, text := range before {
 			err = errors.Join(err, put(path, text))
 		}
+		if err == nil && s.kept != "" {
+			err = put(s.kept, "")
+			s.kept = ""
+		}
 		return err
 	}
 	if err := writable(filepath.Dir(s.path)); err != nil {
 		return nil, err
+	}
+	if _, changed := files[s.path]; changed && s.have != nil {
+		s.kept = s.path + "." + time.Now().Format("20060102-150405")
+		if err := put(s.kept, s.text); err != nil {
+			return nil, errors.Join(err, undo())
+		}
 	}
 	for _, path := range s.sortedFiles(files) {
 		old, err := os.ReadFile(path)
@@ -206,15 +218,6 @@ func (s *setup) write(files map[string]string) (undo func() error, err error) {
 		}
 	}
 	return undo, nil
-}
-
-// backUp keeps the configuration that is replaced, beside it.
-func (s *setup) backUp(stamp string) (string, error) {
-	path := s.path + "." + stamp
-	if err := durable.WriteFile(path, []byte(s.text), 0o640); err != nil {
-		return "", err
-	}
-	return path, groupOfFolder(path)
 }
 
 // propose is what others would reach an interface by, if no router is between; "": nothing.
