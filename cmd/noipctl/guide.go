@@ -255,8 +255,9 @@ type outcome struct {
 	Line        string                `json:"line,omitempty"`
 	Fingerprint string                `json:"fingerprint,omitempty"`
 	Invitation  string                `json:"invitation,omitempty"`
-	User        string                `json:"user,omitempty"` // what to type to make the user, if there is no server yet that could
-	Firewall    control.List[string]  `json:"firewall"`       // what to type
+	User        string                `json:"user,omitempty"`    // what to type to make the user, if there is no server yet that could
+	Firewall    control.List[string]  `json:"firewall"`          // what to type
+	Lasting     control.List[string]  `json:"lasting,omitempty"` // what was done to it and is gone after a boot, and how it would stay
 	Findings    control.List[finding] `json:"findings"`
 }
 
@@ -273,28 +274,13 @@ func (g *guide) do(ctx context.Context, files map[string]string, c *config.Confi
 	if err != nil {
 		return err
 	}
-	for _, f := range g.walls {
-		for _, port := range ports(c.Interfaces) {
-			if !f.closed(port) {
-				continue
-			}
-			if g.closed != "run" {
-				o.Firewall = append(o.Firewall, f.typed(port))
-				continue
-			}
-			for _, argv := range f.commands(port) {
-				if _, err := run(ctx, argv...); err != nil {
-					return fmt.Errorf("the server is set up, but its firewall is not: %w", err)
-				}
-			}
-		}
-	}
+	unopened := g.open(ctx, c, &o) // what follows doesn't need it, so it is said last
 	switch {
 	case s != nil:
 		o.Running, o.Fingerprint = true, s.Fingerprint
 		if g.user != "" {
 			if o.Invitation, err = g.enrol(ctx); err != nil {
-				return err
+				return errors.Join(err, unopened)
 			}
 		}
 		o.Findings = g.check(ctx, g.path)
@@ -304,9 +290,32 @@ func (g *guide) do(ctx context.Context, files map[string]string, c *config.Confi
 	}
 	g.end(o)
 	if g.json {
-		return cli.JSON(g.cmd.OutOrStdout(), o)
+		err = cli.JSON(g.cmd.OutOrStdout(), o)
 	}
-	return nil
+	return errors.Join(err, unopened)
+}
+
+// open opens the firewall, or notes what to type.
+func (g *guide) open(ctx context.Context, c *config.Config, o *outcome) (err error) {
+	for _, f := range g.walls {
+		for _, port := range ports(c.Interfaces) {
+			if !f.closed(port) {
+				continue
+			}
+			if g.closed == "run" {
+				failed := f.letIn(ctx, port)
+				if failed == nil && f.lasts != "" {
+					o.Lasting = append(o.Lasting, f.typed(port))
+				}
+				if failed == nil {
+					continue
+				}
+				err = errors.Join(err, &cli.Error{Code: cli.ExitFault, Err: fmt.Errorf("the server is set up, but its firewall is not: %w", failed), Hint: "open it by hand: " + f.typed(port)})
+			}
+			o.Firewall = append(o.Firewall, f.typed(port))
+		}
+	}
+	return err
 }
 
 // write puts the files there, the one before aside; or says what to put there, to who may not.
@@ -408,6 +417,9 @@ func (g *guide) end(o outcome) {
 	}
 	for _, do := range o.Firewall {
 		fmt.Fprintln(g.talk, "\nTo open the firewall:\n  "+do)
+	}
+	for _, done := range o.Lasting {
+		fmt.Fprintln(g.talk, "\nThe firewall was opened by:\n  "+done)
 	}
 	if o.Line == "" {
 		return
