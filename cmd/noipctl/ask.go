@@ -122,16 +122,22 @@ func (l byLine) read(q question) (string, error) {
 	}
 }
 
-// words are what a line says: what is proposed, if it is empty; "-" is nothing.
+// fields are the words of a text; "-" is none.
+func fields(text string) []string {
+	if words := strings.Fields(text); len(words) != 1 || words[0] != "-" {
+		return words
+	}
+	return nil
+}
+
+// words are what a line says: what is proposed, if it is empty.
 func (q question) words(text string) ([]string, error) {
-	words := strings.Fields(text)
+	words := fields(text)
 	switch {
 	case q.secret:
 		return []string{text}, nil
-	case len(words) == 0:
+	case strings.TrimSpace(text) == "":
 		return q.answer, nil
-	case text == "-":
-		return nil, nil
 	case len(words) > 1 && !q.many:
 		return nil, errors.New("one word, please")
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -103,8 +104,15 @@ func (g *guide) run(ctx context.Context) error {
 			return err
 		}
 		files, c, err := g.setup.files()
+		var why strings.Builder
 		if err != nil && !g.yes { // two answers that don't go together
-			cli.Report(os.Stderr, "noipctl", explain(err))
+			cli.Report(&why, "noipctl", explain(err))
+			fmt.Fprint(os.Stderr, why.String())
+		}
+		if f, ok := g.asker.(*form); ok {
+			f.why = why.String() // what stands on the other screen it hides
+		}
+		if why.Len() > 0 {
 			continue
 		}
 		if err != nil {

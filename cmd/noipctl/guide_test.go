@@ -28,14 +28,15 @@ type typist struct {
 // guideOn starts noipctl guide on a terminal, with a folder for its configuration.
 func guideOn(t *testing.T, term string, args ...string) (who *typist, dir string) {
 	t.Helper()
-	keys, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0) // of os.File, Fd ends all deadlines
 	if err != nil {
 		t.Skip("no pseudo-terminals here:", err)
 	}
+	keys := os.NewFile(uintptr(fd), "/dev/ptmx")
 	t.Cleanup(func() { keys.Close() })
-	n, err := unix.IoctlGetInt(int(keys.Fd()), unix.TIOCGPTN)
-	err = errors.Join(err, unix.IoctlSetPointerInt(int(keys.Fd()), unix.TIOCSPTLCK, 0),
-		unix.IoctlSetWinsize(int(keys.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 120}))
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	err = errors.Join(err, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0),
+		unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 120}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,6 +133,44 @@ func TestGuideGivenUp(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestFormAgain: a form that asks again says why above each question, and takes "-" for none.
+func TestFormAgain(t *testing.T) {
+	w, dir := guideOn(t, "xterm-256color", "--listen", "127.0.0.1:10001")
+	drop := filepath.Join(dir, "conf.d", "x.toml")
+	if err := errors.Join(os.Mkdir(filepath.Dir(drop), 0o700), os.WriteFile(drop, []byte("max_hops = 0\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	const none, screen, why = "- is none", "\x1b[?1049h", "x.toml:1: max_hops"
+	questions := []string{"Users are user@name", none, "closed: you make them", "nothing for none", "noipctl peer line", "the journal:"}
+	for _, question := range questions {
+		w.await(question)
+		if question == none {
+			w.keys.WriteString("\x15-")
+		}
+		w.keys.WriteString("\r")
+	}
+	w.await(why)
+	for _, question := range questions {
+		w.await(screen)
+		w.await(why)
+		w.await(question)
+		if question == none {
+			if err := os.Remove(drop); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.keys.WriteString("\r")
+	}
+	w.await("Shall it?")
+	w.keys.WriteString("\r")
+	if code := w.end(); code != 0 {
+		t.Fatalf("exit code %d:\n%s", code, w.seen)
+	}
+	if c, err := config.Load(filepath.Join(dir, "noipchat.toml")); err != nil || len(c.Interfaces[0].Public) > 0 {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
 
