@@ -71,7 +71,7 @@ func (a *app) guideCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&g.name, "name", "", "this server's `NAME`: its users are user@NAME")
 	f.StringArrayVar(&g.listen, "listen", nil, "listen on this `ADDRESS` of this machine, with port; may be given again")
-	f.StringVar(&g.port, "port", defaultPort, "`PORT` of the addresses that are proposed")
+	f.StringVar(&g.port, "port", defaultPort, "`PORT` of the addresses that are proposed, and of all that are there")
 	f.StringArrayVar(&g.public, "public", nil, "others reach the server by this `ADDRESS`, with port; may be given again")
 	f.StringVar(&g.register, "register", "", "who may make an account: `MODE` closed, invite or open")
 	f.StringVar(&g.log, "log", "", "log to `WHERE`: journal, stderr, or a file below /var/log/noipchat")

@@ -107,16 +107,21 @@ func (s *setup) edited() (text string, err error) {
 	set("register.mode", fmt.Sprintf("%q", s.have.Register.Mode), fmt.Sprintf("%q", s.register))
 	var cut []string
 	var added []config.Interface
+	origins := s.origins()
 	for n, i := range s.were {
-		at := slices.IndexFunc(s.interfaces, func(now config.Interface) bool { return now.String() == i.String() })
+		at := slices.Index(origins, n)
 		if at < 0 {
 			cut = append(cut, fmt.Sprintf("interface[%d]", n))
-		} else if now := s.interfaces[at].Public; now != nil && !slices.Equal(now, i.Public) {
-			set(fmt.Sprintf("interface[%d].public", n), "", list(now))
+			continue
+		}
+		now := s.interfaces[at]
+		set(fmt.Sprintf("interface[%d].bind", n), fmt.Sprintf("%q", i.Bind), fmt.Sprintf("%q", now.Bind))
+		if now.Public != nil && !slices.Equal(now.Public, i.Public) {
+			set(fmt.Sprintf("interface[%d].public", n), "", list(now.Public))
 		}
 	}
-	for _, i := range s.interfaces {
-		if !slices.ContainsFunc(s.were, func(old config.Interface) bool { return old.String() == i.String() }) {
+	for n, i := range s.interfaces {
+		if origins[n] < 0 {
 			added = append(added, i)
 		}
 	}
@@ -129,6 +134,27 @@ func (s *setup) edited() (text string, err error) {
 		text = strings.TrimRight(text, "\n") + "\n\n" + interfaceText(i)
 	}
 	return text, err
+}
+
+// origins tells of each interface which one of the file it is, if with another port; -1: none.
+func (s *setup) origins() []int {
+	origins := slices.Repeat([]int{-1}, len(s.interfaces))
+	same := func(was, now config.Interface) bool { return was.String() == now.String() }
+	elsewhere := func(was, now config.Interface) bool {
+		a, errA := netip.ParseAddrPort(was.Bind)
+		b, errB := netip.ParseAddrPort(now.Bind)
+		return errA == nil && errB == nil && a.Addr() == b.Addr() && (was.Public == nil || now.Public != nil)
+	}
+	for _, is := range []func(was, now config.Interface) bool{same, elsewhere} {
+		for n, now := range s.interfaces {
+			for o, was := range s.were {
+				if origins[n] < 0 && !slices.Contains(origins, o) && is(was, now) {
+					origins[n] = o
+				}
+			}
+		}
+	}
+	return origins
 }
 
 // files are what is to be written, each with its text, and already good as a whole.
