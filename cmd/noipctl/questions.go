@@ -307,7 +307,7 @@ func (g *guide) askPeers() error {
 	if len(older) > 0 {
 		about = fmt.Sprintf("%d come from the older server's list. %s", len(older), about)
 	}
-	return g.answered(question{flag: "--peer", title: "Other servers", about: about, many: true, check: func(words []string) error {
+	return g.answered(question{flag: "--peer", title: "Other servers", about: about, many: true, more: true, check: func(words []string) error {
 		peers := map[string]string{}
 		for path, text := range older {
 			peers[path] = text
