@@ -148,6 +148,9 @@ func (g *guide) prepare() (err error) {
 			return err
 		}
 	}
+	for _, line := range g.setup.leftOut {
+		fmt.Fprintln(os.Stderr, "noipctl: "+cli.Sanitise(line))
+	}
 	if g.stdin {
 		if g.password, err = (cli.Password{Prompt: "password", Stdin: true, New: true}).Read(); err != nil {
 			return err
@@ -162,7 +165,7 @@ func (g *guide) prepare() (err error) {
 		}
 		fmt.Fprintln(g.talk, intro)
 		if f, ok := g.asker.(*form); ok {
-			f.intro = intro
+			f.intro = intro + cli.Sanitise(strings.Join(g.setup.leftOut, "; ")) // the form hides what stands on the other screen
 		}
 	}
 	return nil

@@ -27,6 +27,7 @@ type setup struct {
 	interfaces          []config.Interface // those of the file at path; Public as it is to be written, nil: not at all
 	were                []config.Interface // as they are in the file
 	peers               map[string]string  // files in conf.d, and what they are to say
+	leftOut             []string           // of the older server's list, and why
 }
 
 // newSetup takes what is there for the answers. A configuration with mistakes is an
