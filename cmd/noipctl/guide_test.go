@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -112,24 +113,52 @@ func TestGuideOnTerminal(t *testing.T) {
 	}
 }
 
-// TestGuideGivenUp: Ctrl-C at any question leaves nothing.
+// TestGuideGivenUp: Ctrl-C at any question leaves nothing, and has done nothing.
 func TestGuideGivenUp(t *testing.T) {
-	for n, question := range asked {
-		for _, term := range []string{"xterm-256color", "dumb"} {
-			t.Run(question+" "+term, func(t *testing.T) {
-				t.Parallel()
+	const form, lines = "xterm-256color", "dumb"
+	const down = "\x1b[B"
+	all := []struct {
+		question string
+		keys     map[string]string // that answer it
+	}{
+		{asked[0], nil}, {asked[1], nil}, {asked[2], nil}, {asked[3], nil},
+		{"may make an account", map[string]string{form: down + "\r", lines: "2\r"}},
+		{"first user", map[string]string{form: "alice\r", lines: "alice\r"}},
+		{"How alice comes in", map[string]string{form: down + "\r", lines: "2\r"}},
+		{"password of alice", map[string]string{form: "a good password\r", lines: "a good password\r"}},
+		{"Other servers", nil}, {"Where the log goes", nil},
+		{"The firewall", map[string]string{form: "\x1b[A\r", lines: "1\r"}},
+		{"Shall it?", nil},
+	}
+	bin := t.TempDir()
+	ran := filepath.Join(bin, "ran")
+	ufw := "#!/bin/sh\n[ \"$1\" = status ] && echo 'Status: active' || touch " + ran + "\n"
+	if err := os.WriteFile(filepath.Join(bin, "ufw"), []byte(ufw), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+	for n, last := range all {
+		for _, term := range []string{form, lines} {
+			t.Run(last.question+" "+term, func(t *testing.T) {
 				w, dir := guideOn(t, term)
-				for _, before := range asked[:n] {
-					w.await(before)
-					w.keys.WriteString("\r")
+				for _, before := range all[:n] {
+					w.await(before.question)
+					w.keys.WriteString(cmp.Or(before.keys[term], "\r"))
+					if before.question == "password of alice" && term == lines {
+						w.await("again: ")
+						w.keys.WriteString("a good password\r")
+					}
 				}
-				w.await(question)
+				w.await(last.question)
 				w.keys.WriteString("\x03")
 				if code := w.end(); code == 0 {
 					t.Errorf("exit code 0:\n%s", w.seen)
 				}
 				if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 					t.Errorf("it has left %v, %v", left, err)
+				}
+				if _, err := os.Stat(ran); err == nil {
+					t.Error("it has opened the firewall")
 				}
 			})
 		}
