@@ -119,16 +119,19 @@ func (g *guide) askPort() error {
 // moved are interfaces that have another port, also for others where that was the same.
 func moved(all []config.Interface, from, to string) []config.Interface {
 	all = slices.Clone(all)
-	for n, i := range all {
-		if i.Kind == "unix" {
-			continue
+	if from == to {
+		return all
+	}
+	other := func(address string) string {
+		if a, err := netip.ParseAddrPort(address); err == nil && fmt.Sprint(a.Port()) == from {
+			return net.JoinHostPort(a.Addr().String(), to)
 		}
-		other := func(address string) string { return strings.TrimSuffix(address, ":"+from) + ":" + to }
+		return address
+	}
+	for n, i := range all {
 		all[n].Bind, all[n].Public = other(i.Bind), slices.Clone(i.Public)
 		for k, p := range i.Public {
-			if strings.HasSuffix(p, ":"+from) {
-				all[n].Public[k] = other(p)
-			}
+			all[n].Public[k] = other(p)
 		}
 	}
 	return all
