@@ -125,6 +125,16 @@ func TestGuide(t *testing.T) {
 	h.want("noipctl guide --yes --user carol --invite --listen 0.0.0.0:10001 --listen [::]:10001 --listen 127.0.0.1:443", `+ bind = "127.0.0.1:443"`, "the server restarts", "noipchat join")
 	h.want(connect+"connect 127.0.0.1 443; connect 127.0.0.1 10001; noipctl check || true", "443 up\n10001 up")
 	h.want("head -1 /etc/noipchat/noipchat.toml; ls /etc/noipchat", "# mine", "noipchat.toml.2")
+
+	// What the server refuses, a port that is taken, leaves nothing behind: no file, no unit.
+	h.sh("systemd-run -q --unit taken systemd-socket-activate -l 127.0.0.1:5555 cat; until ss -ltn | grep -q :5555; do sleep 0.1; done")
+	const there = "md5sum /etc/noipchat/* /run/systemd/generator/noipchat* 2>/dev/null"
+	before := h.sh(there + " || true")
+	h.want("noipctl guide --yes --listen 0.0.0.0:10001 --listen [::]:10001 --listen 127.0.0.1:443 --listen 127.0.0.1:5555 2>&1 || true", "is as it was before")
+	if after := h.sh(there + " || true"); after != before {
+		t.Errorf("a refused change leaves\n%s\nof\n%s", after, before)
+	}
+	h.want("noipctl check --json | grep -cE 'generator|NeedDaemonReload' || true", "0")
 }
 
 // TestHostFiles uses what contrib has for a host: a firewall's names for the port, and the

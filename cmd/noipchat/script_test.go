@@ -102,7 +102,8 @@ func start(ts *testscript.TestScript, work string) error {
 			return err
 		}
 	}
-	cmd := exec.Command(filepath.Join(programs, "noipchatd"), "--config", config, "--state", filepath.Join(work, "state"), "--runtime", filepath.Join(work, "run"))
+	cmd := exec.Command(filepath.Join(programs, "noipchatd"), "--config", "noipchat.toml", "--state", "state", "--runtime", "run") // as the README has it
+	cmd.Dir = work
 	var log strings.Builder
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {

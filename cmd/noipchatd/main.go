@@ -129,6 +129,12 @@ func splice(runtime, line string) error {
 // serve runs the server until a signal ends it.
 func serve(o daemon.Options, args []string) (err error) {
 	relaxCollector() // first: sessions wait for a handoff
+	// Programs in other folders are told these. Runtime stays as it is: the path of a socket has 107 bytes at most.
+	for _, path := range []*string{&o.Config, &o.State} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
+	}
 	if o.Carried, err = daemon.Receive(); err != nil {
 		return err
 	}
