@@ -47,6 +47,7 @@ type Options struct {
 	Runtime string // folder for the sockets for control and for --stdio
 	Version string
 	Log     *slog.Logger
+	Notices []string     // what was wrong before Open, for Status
 	Reopen  func() error // opens the log again, after a rotation; nil: there is no need
 	Image   *Image       // nil: no handoffs
 	Carried *Carried     // from the image before; nil: there was none
@@ -78,7 +79,8 @@ type Daemon struct {
 	interfaces interfaces
 	stdio      transport.Listener // for noipchatd --stdio, which connects other lines to this process
 	scrape     scraper
-	scraped    net.Listener // opened for scrape, which serves it from Run on; nil: [metrics] listen is off
+	scraped    net.Listener // opened for scrape, which serves it from Run on; nil: it is off, or can't be opened
+	scrapeAt   string       // where; "": the same
 	live       live
 	past       past
 	exporting  sync.Mutex
@@ -88,10 +90,13 @@ type Daemon struct {
 	expiring atomic.Pointer[relay.Relay] // for the spool, which is older than the relay
 }
 
+// lockTime is how long a start waits for the state.
+const lockTime = 2 * time.Second
+
 // Open reads the configuration and the state, and opens the sockets. An interface
 // that can't be opened is no error as long as another one can: Status tells.
 func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
-	d := &Daemon{o: o, started: time.Now(), epoch: o.Carried.epoch()}
+	d := &Daemon{o: o, notices: o.Notices, started: time.Now(), epoch: o.Carried.epoch()}
 	if c := o.Carried; c != nil {
 		d.started, d.past.last, d.past.made, d.past.failed = c.Started, c.Past, c.Made, c.Failed
 		d.lock = os.NewFile(uintptr(c.Lock), "lock")
@@ -104,7 +109,10 @@ func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
 		return nil, fmt.Errorf("opening the state: %w", err)
 	}
 	if d.lock == nil {
-		if d.lock, err = durable.Lock(filepath.Join(o.State, "lock")); err != nil {
+		// Who was killed may have left a child that is still on its way to another program.
+		patience, cancel := context.WithTimeoutCause(ctx, lockTime, fmt.Errorf("after %v too", lockTime))
+		d.lock, err = durable.WaitLock(patience, filepath.Join(o.State, "lock"))
+		if cancel(); err != nil {
 			return nil, fmt.Errorf("opening the state: %w", err)
 		}
 	}
@@ -221,8 +229,11 @@ func (d *Daemon) openSockets(ctx context.Context) (err error) {
 	d.interfaces.receive(append(d.o.Carried.sockets(), systemd.Inherited()...))
 	d.scrape.claim = d.interfaces.claim
 	d.scrape.handler = d.metrics
-	if d.scraped, err = d.scrape.prepare(c.Metrics.Listen); err != nil {
-		return err
+	d.scrapeAt = c.Metrics.Listen
+	if d.scraped, err = d.scrape.prepare(d.scrapeAt); err != nil { // people can talk without them
+		d.o.Log.Error("nobody can read the metrics", "error", err)
+		d.notices = append(d.notices, err.Error())
+		d.scrapeAt = "" // a reload tries again
 	}
 	if err := d.interfaces.open(ctx, c.Interfaces); err != nil {
 		return err
@@ -231,7 +242,11 @@ func (d *Daemon) openSockets(ctx context.Context) (err error) {
 	d.setPeers(c)
 	path := d.controlPath()
 	if f := d.interfaces.claim("unix", path); f != nil {
-		d.control, err = control.FromFile(f)
+		ours := path // from the image before
+		if systemd.Managed() {
+			ours = ""
+		}
+		d.control, err = control.FromFile(f, ours)
 	} else if err = durable.MkdirAll(d.o.Runtime, 0o755); err == nil {
 		d.control, err = control.Listen(path, control.Mode)
 	}
@@ -276,7 +291,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.live.changing.Lock()
 	d.running = serving
 	d.live.changing.Unlock()
-	d.scrape.commit(d.conf().Metrics.Listen, d.scraped)
+	d.scrape.commit(d.scrapeAt, d.scraped)
 	g.Go(func() error { return d.host.Watch(serving) })
 	g.Go(func() error { return d.federation.Run(serving) })
 	g.Go(func() error { d.retry(serving); return nil })

@@ -136,15 +136,48 @@ const (
 func (d *Daemon) Handoff(_ context.Context, reason string) error {
 	d.live.changing.Lock()
 	defer d.live.changing.Unlock()
-	return d.handOff(reason, nil)
+	c, err := config.Load(d.o.Config)
+	if err != nil {
+		return d.stay(reason, nil, fmt.Errorf("%w:\n%w", control.ErrConfig, err))
+	}
+	return d.handOff(reason, c, config.Diff(d.conf(), c))
 }
 
-// handOff is for who holds live.changing.
-func (d *Daemon) handOff(reason string, changes []string) error {
-	err := d.become(reason, changes)
+// handOff is for who holds live.changing. What the files change is put in force first, and
+// undone if there is no handoff: so the next image finds nothing that it can't open.
+func (d *Daemon) handOff(reason string, c *config.Config, changes []config.Change) error {
+	var texts []string
+	for _, change := range changes {
+		texts = append(texts, change.String())
+	}
+	err := refuseCold(c, changes, true)
+	if err == nil && len(changes) > 0 {
+		if err = c.CheckLog(); err != nil {
+			err = fmt.Errorf("%w:\n%w", control.ErrConfig, err)
+		} else {
+			err = d.apply(c)
+		}
+	}
+	if err != nil {
+		return d.stay(reason, texts, err)
+	}
+	err = d.become(reason, texts)
+	if len(changes) > 0 {
+		if e := d.apply(d.conf()); e != nil {
+			err = fmt.Errorf("%w; and what was put in force before it can't be undone: %w", err, e)
+		}
+	}
+	return d.stay(reason, texts, err)
+}
+
+// stay notes why there is no handoff.
+func (d *Daemon) stay(reason string, changes []string, err error) error {
 	d.o.Log.Error("no handoff, all goes on as before", "reason", reason, "error", err)
 	d.past.add(control.Handoff{At: time.Now(), From: d.o.Version, Reason: reason, Changes: changes, Error: err.Error()})
 	d.report()
+	if errors.Is(err, control.ErrConfig) {
+		return err
+	}
 	const badConfig = 78 // EX_CONFIG of sysexits.h, with which the new program's --check ends
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == badConfig {
 		return fmt.Errorf("%w: %w", control.ErrHandoffConfig, err)

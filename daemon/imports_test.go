@@ -129,3 +129,31 @@ func checkImports(t *testing.T, path, room string, file *ast.File) {
 		}
 	}
 }
+
+// TestFuzzKept: each fuzz test has kept inputs, which every run of the tests goes through.
+func TestFuzzKept(t *testing.T) {
+	targets := 0
+	err := filepath.WalkDir("..", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		for _, decl := range file.Decls {
+			f, ok := decl.(*ast.FuncDecl)
+			if !ok || !strings.HasPrefix(f.Name.Name, "Fuzz") {
+				continue
+			}
+			targets++
+			if kept, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "testdata", "fuzz", f.Name.Name, "*")); len(kept) == 0 {
+				t.Errorf("%s: %s has nothing in testdata/fuzz", path, f.Name.Name)
+			}
+		}
+		return nil
+	})
+	if err != nil || targets == 0 {
+		t.Errorf("%d fuzz tests: %v", targets, err)
+	}
+}

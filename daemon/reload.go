@@ -29,7 +29,10 @@ type live struct {
 	loaded time.Time
 	err    error // of the last attempt
 	errAt  time.Time
-	before *config.Config // the one that ran before; nil: none
+	// One that was refused because it can't return unless confirmed: it isn't taken by itself
+	// either. Guarded by changing; nil: none.
+	declined *config.Config
+	before   *config.Config // the one that ran before; nil: none
 
 	back   *config.Config // to return to this one
 	backAt time.Time
@@ -48,6 +51,11 @@ func (d *Daemon) conf() *config.Config {
 // configuration before after that time, unless ConfirmReload is called. It is safe
 // to call from many goroutines.
 func (d *Daemon) Reload(_ context.Context, confirm time.Duration) (control.Reloaded, error) {
+	return d.take(confirm, false)
+}
+
+// take is Reload; watched says that nobody has asked for it, but the files have changed.
+func (d *Daemon) take(confirm time.Duration, watched bool) (control.Reloaded, error) {
 	l := &d.live
 	l.changing.Lock()
 	defer l.changing.Unlock()
@@ -56,7 +64,7 @@ func (d *Daemon) Reload(_ context.Context, confirm time.Duration) (control.Reloa
 			d.o.Log.Error("opening the log again", "error", err)
 		}
 	}
-	r, err := d.reload(confirm)
+	r, err := d.reload(confirm, watched)
 	l.mu.Lock()
 	if l.err, l.errAt = err, time.Now(); err == nil {
 		l.loaded = l.errAt
@@ -72,7 +80,7 @@ func (d *Daemon) Reload(_ context.Context, confirm time.Duration) (control.Reloa
 	return r, err
 }
 
-func (d *Daemon) reload(confirm time.Duration) (r control.Reloaded, err error) {
+func (d *Daemon) reload(confirm time.Duration, watched bool) (r control.Reloaded, err error) {
 	c, err := config.Load(d.o.Config)
 	if err != nil {
 		return r, fmt.Errorf("%w:\n%w", control.ErrConfig, err)
@@ -80,19 +88,17 @@ func (d *Daemon) reload(confirm time.Duration) (r control.Reloaded, err error) {
 	before := d.conf()
 	changes := config.Diff(before, c)
 	if by := handoffChanges(changes); len(by) > 0 && d.o.Image != nil {
-		if confirm > 0 {
-			return r, fmt.Errorf("%w:\n%s: %s needs a handoff, which can't return unless confirmed", control.ErrConfig, c.Origin(by[0].Key), by[0].Key)
+		if confirm > 0 || watched && d.live.declined != nil && len(config.Diff(d.live.declined, c)) == 0 {
+			d.live.declined = c
+			return r, fmt.Errorf("%w:\n%s: %s needs a handoff, which can't return unless confirmed: noipctl reload takes it for good", control.ErrConfig, c.Origin(by[0].Key), by[0].Key)
 		}
-		if err := refuseCold(c, changes, true); err != nil {
-			return r, err
-		}
-		var texts []string
-		for _, change := range changes {
-			texts = append(texts, change.String())
-		}
-		return r, d.handOff("the configuration", texts)
+		return r, d.handOff("the configuration", c, changes)
 	}
-	if err := d.apply(c, changes); err != nil {
+	d.live.declined = nil
+	if err := refuseCold(c, changes, false); err != nil {
+		return r, err
+	}
+	if err := d.apply(c); err != nil {
 		return r, err
 	}
 	for _, change := range changes {
@@ -125,11 +131,8 @@ func handoffChanges(changes []config.Change) []config.Change {
 	return slices.DeleteFunc(slices.Clone(changes), func(c config.Change) bool { return !c.Handoff })
 }
 
-// apply makes a configuration the one that runs, or changes nothing.
-func (d *Daemon) apply(c *config.Config, changes []config.Change) error {
-	if err := refuseCold(c, changes, false); err != nil {
-		return err
-	}
+// apply puts in force what is hot in a configuration, or changes nothing.
+func (d *Daemon) apply(c *config.Config) error {
 	if err := ownKey(c, d.key.Public()); err != nil {
 		return fmt.Errorf("%w:\n%w", control.ErrConfig, err)
 	}
@@ -209,7 +212,7 @@ func (d *Daemon) goBack() {
 	if !due {
 		return // confirmed, or put off, at the last moment
 	}
-	err := d.apply(back, config.Diff(now, back))
+	err := d.apply(back)
 	l.mu.Lock()
 	l.errAt = time.Now()
 	if err == nil {
@@ -238,7 +241,7 @@ func (d *Daemon) Configuration(context.Context) (control.Configuration, error) {
 func (d *Daemon) follow(ctx context.Context) {
 	err := config.Watch(ctx, d.o.Config, func() {
 		if ctx.Err() == nil {
-			d.Reload(ctx, 0) // it tells its error to everybody
+			d.take(0, true) // it tells its error to everybody
 		}
 	})
 	if err != nil {

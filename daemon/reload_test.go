@@ -292,6 +292,25 @@ func TestRefusedReload(t *testing.T) {
 	}
 }
 
+// TestBusyMetrics: a server starts without its metrics, says so, and has them after a
+// reload that finds the address free.
+func TestBusyMetrics(t *testing.T) {
+	at := free(t, 2)
+	taken, err := net.Listen("tcp", at[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := run(t, named(at[0])+"[metrics]\nlisten = \""+at[1]+"\"\n")
+	if s := h.state(); len(s.Notices) != 1 || !strings.Contains(s.Notices[0], "[metrics] listen: ") || !answers(at[0]) {
+		t.Errorf("the notices are %q", s.Notices)
+	}
+	taken.Close()
+	h.reload()
+	if !answers(at[1]) {
+		t.Error("there are no metrics")
+	}
+}
+
 // TestConfirm: who locks himself out is let in again.
 func TestConfirm(t *testing.T) {
 	at := free(t, 3)

@@ -8,19 +8,34 @@ import (
 	"testing"
 )
 
-// TestTwoServers joins two fresh hosts, one of them behind NAT, by nothing but the guide and
-// each other's line; then their users talk.
+// TestTwoServers joins two fresh hosts, one of them behind NAT, by nothing but the packages, the
+// guide and each other's line; then their users talk. First by flags, then all anew in a terminal.
 func TestTwoServers(t *testing.T) {
 	t.Parallel()
-	open := up(t, "o", "bookworm")
+	packages := []string{deb(t, 1, "noipchat"), deb(t, 1, "noipchat-client")}
+	open := up(t, "o", "bookworm", "--with", "tmux")
 	const net = "behind" // it outlives the test: the tool takes networks down with all hosts only
 	exec.Command(open.lab, "net", "add", net, "--nat", "lan").Run()
-	hidden := up(t, "h", "bookworm", "--net", net)
+	hidden := up(t, "h", "bookworm", "--with", "tmux", "--net", net)
 	hidden.tool("net", "dnat", net, "10001", hidden.name)
-	open.equip()
-	hidden.equip()
 	address := strings.Fields(open.sh("hostname -I"))[0]
 	router := strings.Fields(open.sh("getent ahostsv4 " + net + "-gw"))[0]
+	for _, h := range []*host{open, hidden} {
+		h.tool("push", h.name, packages[0], packages[1], "/root/")
+		h.sh(install + "/root/*.deb")
+	}
+	talk := func(alice, bob string) {
+		t.Helper()
+		open.sh(alice + " --password-stdin <<<'correct horse'")
+		hidden.sh(bob + " --password-stdin <<<'correct horse'")
+		open.sh("noipchat send bob@server2 -m 'are you there?' --wait held --timeout 60s")
+		hidden.want("noipchat receive --timeout 60s", "are you there?")
+		hidden.sh("noipchat send alice@server1 -m 'behind a router' --wait held --timeout 60s")
+		open.want("noipchat receive --timeout 60s", "behind a router")
+		for _, h := range []*host{open, hidden} {
+			h.want("noipctl check --json | grep -c '\"error\"' || true", "0")
+		}
+	}
 
 	hidden.want("noipctl guide --yes --no-start --name server2 --listen $(hostname -I | cut -d' ' -f1):10001", `bind = "10.`)
 	const guide = "noipctl guide --yes --name %s --public %s:10001 --register invite --user %s --invite | grep -o \"noipchat join '[^']*'\""
@@ -32,14 +47,39 @@ func TestTwoServers(t *testing.T) {
 	}
 	open.sh("noipctl peer add '" + lineOfHidden + "'")
 	hidden.sh("noipctl guide --yes --peer '" + lineOfOpen + "'")
-	open.sh(alice + " --password-stdin <<<'correct horse'")
-	hidden.sh(bob + " --password-stdin <<<'correct horse'")
+	talk(alice, bob)
+	t.Log("\n" + open.sh("noipctl status; noipctl log --peer server2; noipctl check"))
 
-	open.sh("noipchat send bob@server2 -m 'are you there?' --wait held --timeout 30s")
-	hidden.want("noipchat receive --timeout 30s", "are you there?")
-	hidden.sh("noipchat send alice@server1 -m 'behind a router' --wait held --timeout 30s")
-	open.want("noipchat receive --timeout 30s", "behind a router")
-	t.Log("\n" + open.sh("noipctl status; noipctl log --peer server2; noipctl check || true"))
+	for _, h := range []*host{open, hidden} {
+		h.sh("DEBIAN_FRONTEND=noninteractive apt-get purge -y noipchat noipchat-client && rm -r /var/lib/noipchat ~/.local/state/noipchat && ! ls -d /etc/noipchat && " + install + "/root/*.deb")
+	}
+	// answer has the guide in a terminal on a host, and returns the join command that it ends with.
+	answer := func(h *host, name, public, user, line string) string {
+		t.Helper()
+		h.sh("export LANG=C.UTF-8 TERM=xterm-256color; tmux -u new-session -d -x 100 -y 40 'noipctl guide; tmux wait-for -S ended; sleep 1d'")
+		const clear = "C-u BSpace "
+		for _, q := range []struct{ title, keys string }{
+			{"The name of this server", "C-u " + name + " Enter"}, {"The port", "Enter"}, {"The addresses to listen on", "Enter"},
+			{"How others reach this server", strings.Repeat(clear, 8) + public + ":10001 Enter"}, {"Who may make an account", "Down Enter"},
+			{"The first user", user + " Enter"}, {"How " + user + " comes in", "Enter"}, {"Other servers", "-l '" + line + "'; tmux send-keys Enter"},
+			{"Where the log goes", "Enter"}, {"", "Enter"},
+		} {
+			seen := "^┃ " + q.title
+			if q.title == "" { // the last one stands below the plan
+				seen = "^number .1.:"
+			}
+			h.sh("for try in $(seq 600); do if tmux capture-pane -p | grep -q '" + seen + "'; then exit; fi; sleep 0.1; done; tmux capture-pane -p; exit 1")
+			h.sh("tmux send-keys " + q.keys)
+		}
+		h.sh("timeout 60 tmux wait-for ended")
+		return h.sh("tmux capture-pane -pJ -S -200 | grep -o \"noipchat join '[^']*'\"")
+	}
+	alice = answer(open, "server1", address, "alice", "")
+	lineOfOpen = open.sh("noipctl peer line")
+	bob = answer(hidden, "server2", router, "bob", lineOfOpen)
+	open.sh("noipctl peer add '" + hidden.sh("noipctl peer line") + "'")
+	hidden.want("cat /etc/noipchat/noipchat.toml", `public = ["`+router+`:10001"]`)
+	talk(alice, bob)
 }
 
 // TestGuide is the guide in a terminal. Its screens are those of docs/guide.md, into which -update
@@ -85,6 +125,16 @@ func TestGuide(t *testing.T) {
 	h.want("noipctl guide --yes --user carol --invite --listen 0.0.0.0:10001 --listen [::]:10001 --listen 127.0.0.1:443", `+ bind = "127.0.0.1:443"`, "the server restarts", "noipchat join")
 	h.want(connect+"connect 127.0.0.1 443; connect 127.0.0.1 10001; noipctl check || true", "443 up\n10001 up")
 	h.want("head -1 /etc/noipchat/noipchat.toml; ls /etc/noipchat", "# mine", "noipchat.toml.2")
+
+	// What the server refuses, a port that is taken, leaves nothing behind: no file, no unit.
+	h.sh("systemd-run -q --unit taken systemd-socket-activate -l 127.0.0.1:5555 cat; until ss -ltn | grep -q :5555; do sleep 0.1; done")
+	const there = "md5sum /etc/noipchat/* /run/systemd/generator/noipchat* 2>/dev/null"
+	before := h.sh(there + " || true")
+	h.want("noipctl guide --yes --listen 0.0.0.0:10001 --listen [::]:10001 --listen 127.0.0.1:443 --listen 127.0.0.1:5555 2>&1 || true", "is as it was before")
+	if after := h.sh(there + " || true"); after != before {
+		t.Errorf("a refused change leaves\n%s\nof\n%s", after, before)
+	}
+	h.want("noipctl check --json | grep -cE 'generator|NeedDaemonReload' || true", "0")
 }
 
 // TestHostFiles uses what contrib has for a host: a firewall's names for the port, and the

@@ -30,6 +30,7 @@ func TestExplain(t *testing.T) {
 		{message.Refuse(message.CodeProtocol, "what"), ExitProtocol, "same version"},
 		{fmt.Errorf("frame: %w", message.ErrMalformed), ExitProtocol, "same version"},
 		{context.DeadlineExceeded, ExitNotYet, "--timeout"},
+		{context.Canceled, ExitNotYet, "interrupted"},
 		{fmt.Errorf("writing: %w", syscall.EIO), ExitIO, ""},
 		{fmt.Errorf("writing: %w", syscall.ENOSPC), ExitIO, "df -h"},
 		{errors.New("surprise"), ExitFault, "report"},

@@ -57,6 +57,8 @@ func Explain(err error) *Error {
 		return &Error{ExitRefused, err, ""}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &Error{ExitNotYet, err, "give it more time with --timeout"}
+	case errors.Is(err, context.Canceled):
+		return &Error{ExitNotYet, err, "it was interrupted; how far it came is not known here"}
 	case errors.Is(err, message.ErrMalformed):
 		return &Error{ExitProtocol, err, "do both sides run the same version?"}
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):

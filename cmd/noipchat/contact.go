@@ -38,17 +38,8 @@ func person(store *client.Store, who string) (message.Address, error) {
 		}
 		return address, nil
 	}
-	c, err := contact(store, who)
-	return c.Address, err
-}
-
-// contact finds a contact.
-func contact(store *client.Store, who string) (client.Contact, error) {
 	c, err := store.Contact(who)
-	if errors.Is(err, client.ErrNoContact) {
-		return c, cli.Misuse("write an address as bob@server1; your names: noipchat contact list", "%w", err)
-	}
-	return c, err
+	return c.Address, err
 }
 
 // contactNames are the contacts' names, for what people read.
@@ -192,7 +183,7 @@ func (a *app) contactRename() *cobra.Command {
 				return cli.Misuse("choose another one", "%w", err)
 			}
 			return a.local(cmd, func(store *client.Store) (c client.Contact, done string, err error) {
-				if c, err = contact(store, args[0]); err == nil {
+				if c, err = store.Contact(args[0]); err == nil {
 					err = store.RenameContact(c.Address, args[1])
 				}
 				c.Name = args[1]
@@ -209,7 +200,7 @@ func (a *app) contactRemove() *cobra.Command {
 		Args:    cli.Args("WHO"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.local(cmd, func(store *client.Store) (c client.Contact, done string, err error) {
-				if c, err = contact(store, args[0]); err == nil {
+				if c, err = store.Contact(args[0]); err == nil {
 					err = store.RemoveContact(c.Address)
 				}
 				return c, "no contact any more", err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -29,12 +30,9 @@ says which servers it crossed, and how long after the one before it came to each
 				return err
 			}
 			defer store.Close()
-			m, found, err := store.StatusByPrefix(strings.ToLower(args[0]))
+			m, err := messageOf(store, args[0])
 			if err != nil {
 				return err
-			}
-			if !found {
-				return &cli.Error{Code: cli.ExitRefused, Err: fmt.Errorf("no message with the id %q", args[0]), Hint: "noipchat history shows the ids"}
 			}
 			if a.json {
 				return cli.JSON(cmd.OutOrStdout(), m)
@@ -52,6 +50,19 @@ says which servers it crossed, and how long after the one before it came to each
 			return t.Write(cmd.OutOrStdout(), "")
 		},
 	}
+}
+
+// messageOf finds the message that somebody means by an id, or by the beginning of one.
+func messageOf(store *client.Store, id string) (client.Message, error) {
+	const hint = "noipchat history shows the ids"
+	m, found, err := store.StatusByPrefix(strings.ToLower(id))
+	switch {
+	case errors.Is(err, client.ErrMisuse):
+		err = cli.Misuse(hint, "%w", err)
+	case err == nil && !found:
+		err = &cli.Error{Code: cli.ExitRefused, Err: fmt.Errorf("no message with the id %q", id), Hint: hint}
+	}
+	return m, err
 }
 
 // stage is a state that a message had for a receiver.
@@ -76,7 +87,11 @@ func stages(m *client.Message, r *client.Recipient) (all []stage) {
 	if r.State > message.Queued {
 		add(message.Queued, m.At, "")
 	}
-	add(message.Held, r.Held, "")
+	held := ""
+	if r.State == message.Held { // the way is that of the last state that has one
+		held = way
+	}
+	add(message.Held, r.Held, held)
 	add(message.Delivered, r.Delivered, way)
 	add(r.State, r.At, because(*r))
 	return all

@@ -38,13 +38,17 @@ func list(store *client.Store, name string) (*client.List, error) {
 		return nil, err
 	}
 	l, ok, err := store.List(name)
-	if err != nil {
-		return nil, cli.Misuse("your lists: noipchat list show", "%w", err)
-	}
-	if !ok {
-		return nil, nil
+	if err != nil || !ok {
+		return nil, listError(err)
 	}
 	return &l, nil
+}
+
+func listError(err error) error {
+	if errors.Is(err, client.ErrMisuse) {
+		return cli.Misuse("your lists: noipchat list show", "%w", err)
+	}
+	return err
 }
 
 func (a *app) listAdd() *cobra.Command {
@@ -94,8 +98,11 @@ func (a *app) changeList(cmd *cobra.Command, args []string, change func(members,
 		return err
 	}
 	l, err := w.store.SetList(cmd.Context(), args[0], change(slices.Clone(old.Members), named))
-	if err != nil {
+	if errors.Is(err, client.ErrMisuse) {
 		return cli.Misuse("make two lists of it", "%w", err)
+	}
+	if err != nil {
+		return err
 	}
 	w.profile.Kick()
 	if a.json {
@@ -150,12 +157,9 @@ func (a *app) listShow() *cobra.Command {
 func (a *app) known(store *client.Store, name string) (client.List, error) {
 	l, ok, err := store.List(name)
 	if err == nil && !ok {
-		err = fmt.Errorf("there is no list %q", name)
+		err = cli.Misuse("your lists: noipchat list show", "there is no list %q", name)
 	}
-	if err != nil {
-		return l, cli.Misuse("your lists: noipchat list show", "%w", err)
-	}
-	return l, nil
+	return l, listError(err)
 }
 
 func (a *app) listForget() *cobra.Command {

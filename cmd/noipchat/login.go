@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
 	"github.com/noipchat/noipchat/daemon/transport"
+	"github.com/noipchat/noipchat/daemon/wire"
 )
 
 func (a *app) loginCommand() *cobra.Command {
@@ -118,11 +120,19 @@ func (a *app) enter(ctx context.Context, cmd *cobra.Command, e client.Entry, tim
 	if err := checkServers(e.Servers); err != nil {
 		return err
 	}
+	if len(e.Label) > wire.MaxLabel || !utf8.ValidString(e.Label) {
+		return cli.Misuse("give another one: --label TEXT", "the label %.80q is longer than %d bytes, or not UTF-8", e.Label, wire.MaxLabel)
+	}
 	store, err := a.open()
 	if err != nil {
 		return err
 	}
 	defer store.Close()
+	if old, known, err := store.Account(); err != nil {
+		return err
+	} else if known && old.Address != e.Address { // before a server is asked, and a password
+		return cli.Misuse("use another one: --profile "+e.Address.User(), "this profile is a device of %s already", old.Address)
+	}
 	options, err := a.options()
 	if err != nil {
 		return err

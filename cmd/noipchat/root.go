@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -70,7 +71,11 @@ func (a *app) open() (*client.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.OpenStore(dir)
+	store, err := client.OpenStore(dir)
+	if errors.Is(err, client.ErrMisuse) {
+		err = cli.Misuse("another profile: --profile NAME; or another folder: --home DIR", "%w", err)
+	}
+	return store, err
 }
 
 // options are the client's, with the log that was asked for.

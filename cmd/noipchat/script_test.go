@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -42,6 +44,7 @@ func TestMain(m *testing.M) {
 //
 //	server [start|stop|kill]   noipchatd with $WORK/noipchat.toml, which is made if it isn't there
 //	people NAME…               users with the password "a good password", each with a profile in $WORK/NAME
+//	documented                 standard output of the last command is messages as docs/user.md describes them
 func TestScripts(t *testing.T) { testscript.Run(t, params("testdata/script")) }
 
 func params(dir string) testscript.Params {
@@ -54,7 +57,7 @@ func params(dir string) testscript.Params {
 			e.Setenv("HOME", e.WorkDir)
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"server": server, "people": people},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"server": server, "people": people, "documented": documented},
 	}
 }
 
@@ -99,7 +102,8 @@ func start(ts *testscript.TestScript, work string) error {
 			return err
 		}
 	}
-	cmd := exec.Command(filepath.Join(programs, "noipchatd"), "--config", config, "--state", filepath.Join(work, "state"), "--runtime", filepath.Join(work, "run"))
+	cmd := exec.Command(filepath.Join(programs, "noipchatd"), "--config", "noipchat.toml", "--state", "state", "--runtime", "run") // as the README has it
+	cmd.Dir = work
 	var log strings.Builder
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
@@ -140,6 +144,78 @@ func people(ts *testscript.TestScript, neg bool, names []string) {
 			ts.Check(ts.Exec("sh", "-c", `echo "$PASSWORD" | `+command))
 		}
 	}
+}
+
+// documented holds messages to the table of the manual: all fields of them are in it, and
+// nearly all that are in it are in one of them. Where a field is words, they are there too.
+func documented(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) > 0 {
+		ts.Fatalf("usage: documented")
+	}
+	manual, err := os.ReadFile("../../docs/user.md")
+	ts.Check(err)
+	_, table, _ := strings.Cut(string(manual), "print **messages**:\n\n| field | |\n| --- | --- |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	told := map[string]string{} // what is said of a field
+	for row := range strings.SplitSeq(table, "\n") {
+		cells := strings.SplitN(row, "|", 4)
+		for _, field := range quoted(cells[1]) {
+			told[field] = cells[2]
+		}
+	}
+	seen := map[string]bool{"unverified": true, "path": true, "damage": true} // one server has none of these
+	see := func(where, field, saidOf string) {
+		if seen[field] = true; !slices.Contains(quoted(saidOf), field) {
+			ts.Fatalf("%s %q: the manual says %q", where, field, saidOf)
+		}
+	}
+	for line := range strings.Lines(ts.ReadFile("stdout")) {
+		var m map[string]any
+		ts.Check(json.Unmarshal([]byte(line), &m))
+		delete(m, "schema")
+		for field := range m {
+			if _, ok := told[field]; !ok {
+				ts.Fatalf("the manual has no field %q", field)
+			}
+			seen[field] = true
+		}
+		see("kind", m["kind"].(string), told["kind"])
+		if m["out"] == false {
+			see("state", m["state"].(string), told["state"])
+		}
+		if file, ok := m["file"].(map[string]any); ok {
+			for field := range file {
+				see("file", field, told["file"])
+			}
+		}
+		recipients, _ := m["recipients"].([]any)
+		for _, r := range recipients {
+			for field := range r.(map[string]any) {
+				see("recipients", field, told["recipients"])
+			}
+		}
+	}
+	for field, what := range told {
+		all := []string{field}
+		if field == "file" || field == "recipients" || field == "kind" {
+			all = append(all, quoted(what)...)
+		}
+		for _, f := range all {
+			if !seen[f] {
+				ts.Fatalf("the manual has %q, and no message", f)
+			}
+		}
+	}
+}
+
+// quoted are the words between backquotes.
+func quoted(text string) (all []string) {
+	for i, part := range strings.Split(text, "`") {
+		if i%2 == 1 {
+			all = append(all, part)
+		}
+	}
+	return all
 }
 
 // TestManuals runs the commands in the manuals, in their order, in one shell each. What needs

@@ -123,12 +123,9 @@ func (a *app) address(s *sending, args []string, reply string) error {
 // answer has it go to all whom a message concerned.
 func (a *app) answer(s *sending, id string) error {
 	return a.account(func(store *client.Store, account *client.Account) error {
-		m, found, err := store.StatusByPrefix(strings.ToLower(id))
+		m, err := messageOf(store, id)
 		if err != nil {
 			return err
-		}
-		if !found {
-			return &cli.Error{Code: cli.ExitRefused, Err: fmt.Errorf("no message with the id %q", id), Hint: "noipchat history shows the ids"}
 		}
 		if m.ListID() != (message.ListID{}) {
 			l, known, err := store.ListByID(m.ListID())
@@ -169,6 +166,9 @@ func (a *app) enqueue(ctx context.Context, store *client.Store, s *sending) (all
 		o := client.OutgoingFile{To: s.to, List: s.list, Path: path, Lifetime: s.lifetime, Hashed: p.show}
 		m, err := store.EnqueueFile(ctx, o)
 		p.end()
+		if errors.Is(err, client.ErrMisuse) {
+			err = cli.Misuse("a folder goes packed: tar czf NAME.tar.gz NAME; all else: noipchat help send", "%w", err)
+		}
 		if err != nil {
 			return all, err
 		}

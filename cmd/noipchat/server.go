@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -194,7 +195,7 @@ func olderAddresses(text []byte, server string) (all []string, err error) {
 		Name, IP string
 		Port     uint16
 	}
-	if err := json.Unmarshal(text, &list); err != nil {
+	if err := json.Unmarshal(bytes.TrimPrefix(text, []byte("\ufeff")), &list); err != nil { // .NET writes a byte order mark
 		return nil, err
 	}
 	for _, s := range list {

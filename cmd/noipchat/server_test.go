@@ -11,6 +11,9 @@ func TestOlderAddresses(t *testing.T) {
 	if want := []string{"203.0.113.5:10001", "[2001:db8::1]:10001"}; err != nil || !slices.Equal(have, want) {
 		t.Errorf("%v, %v", have, err)
 	}
+	if marked, err := olderAddresses([]byte("\ufeff"+list), "server1"); err != nil || !slices.Equal(marked, have) {
+		t.Errorf("with a byte order mark: %v, %v", marked, err)
+	}
 	for _, bad := range []string{list[1:], `[{"Name": "server1", "IP": "localhost", "Port": 1}]`, `[{"Name": "server1", "IP": "192.0.2.1"}]`, `[]`} {
 		if have, err := olderAddresses([]byte(bad), "server1"); err == nil {
 			t.Errorf("%s: %v", bad, have)

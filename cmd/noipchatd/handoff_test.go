@@ -199,7 +199,7 @@ func TestHandoffRefused(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), step.want) {
 			t.Errorf("%s: %v", step.name, err)
 		}
-		if config := errors.Is(err, control.ErrConfig); config != (step.name == "bad configuration") || !errors.Is(err, control.ErrHandoff) {
+		if config := errors.Is(err, control.ErrConfig); config != (step.name == "bad configuration") {
 			t.Errorf("%s: it is an error of the configuration: %v", step.name, config)
 		}
 		if step.mend != nil {
@@ -406,11 +406,49 @@ func TestHandoffConfiguration(t *testing.T) {
 	if _, err := reload(`"server1"`, `"server2"`); err == nil || !strings.Contains(err.Error(), "name can't change") {
 		t.Errorf("another name: %v", err)
 	}
-	if _, err := h.admin.Handoff(h.ctx, "another name"); err == nil || !strings.Contains(err.Error(), "the name can't change from server1 to server2") {
+	if _, err := h.admin.Handoff(h.ctx, "another name"); err == nil || !strings.Contains(err.Error(), "name can't change") {
 		t.Errorf("another name by a handoff: %v", err)
 	}
-	_, err = reload(`log = "stderr"`, `log = "journal"`) // which is the same here
+	taken, err := net.Listen("tcp", strings.TrimRight(h.address, "0123456789")+"0")
 	h.must(err)
+	defer taken.Close()
+	journal, busy := "log = \"journal\"\n", taken.Addr().String() // which logs to the same place here
+	for _, bad := range []struct{ name, toml, want string }{
+		{"a log without a folder", "log = \"/var/log/noipchat/none/x.log\"\n", "noipchat.toml:2: log /var/log/noipchat/none/x.log can't be written: its folder: no such file or directory"},
+		{"metrics that can't be had", journal + "metrics.listen = \"" + busy + "\"\n", "address already in use"},
+		{"one more interface that can't be had", journal + "[[interface]]\nbind = \"" + busy + "\"\n", "address already in use"},
+	} {
+		_, err := reload("log = \"stderr\"\n", bad.toml)
+		if err == nil || !errors.Is(err, control.ErrConfig) || !strings.Contains(err.Error(), bad.want) {
+			t.Errorf("%s: %v", bad.name, err)
+		}
+		if s := h.status(); len(s.Interfaces) != 1 || !strings.Contains(s.Config.LastError, bad.want) {
+			t.Errorf("%s: the interfaces are %v, the error %q", bad.name, s.Interfaces, s.Config.LastError)
+		}
+		if after := h.sessions(); after != before {
+			t.Errorf("%s: sessions were %s, and are %s", bad.name, before, after)
+		}
+	}
+	// It can't return, so it isn't taken: not now, and not by itself either.
+	h.must(os.WriteFile(config, good, 0o600))
+	_, err = h.admin.Reload(h.ctx, 0)
+	h.must(err)
+	h.must(os.WriteFile(config+".new", []byte(strings.Replace(string(good), `log = "stderr"`, `log = "journal"`, 1)), 0o600))
+	h.must(os.Rename(config+".new", config))
+	const never = "can't return unless confirmed"
+	if _, err = h.admin.Reload(h.ctx, time.Minute); err != nil && strings.Contains(err.Error(), never) { // else the server has seen the file first
+		said := func() int { // that it has taken the file, or that it hasn't
+			return strings.Count(h.log.String(), `"the configuration stays as it was" error=`) + strings.Count(h.log.String(), `"all was handed over"`)
+		}
+		for n := said(); said() == n && h.ctx.Err() == nil; {
+			time.Sleep(10 * time.Millisecond) // between two looks
+		}
+		if s := h.status(); s.Counters["noipchat_handoffs_total"] != 0 || !strings.Contains(s.Config.LastError, never) {
+			t.Errorf("after %v handoffs the error is %q", s.Counters["noipchat_handoffs_total"], s.Config.LastError)
+		}
+		_, err = h.admin.Reload(h.ctx, 0)
+		h.must(err)
+	}
 	status := h.status()
 	last := status.Handoffs[len(status.Handoffs)-1]
 	if last.Error != "" || last.Reason != "the configuration" || !strings.Contains(strings.Join(last.Changes, " "), `~ log = "journal" (was "stderr")`) {

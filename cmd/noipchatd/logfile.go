@@ -11,7 +11,7 @@ type logFile struct {
 	path string
 
 	mu sync.Mutex
-	f  *os.File
+	f  *os.File // os.Stderr: it could not be opened yet
 }
 
 // Write implements io.Writer. It is safe for concurrent use.
@@ -29,7 +29,7 @@ func (l *logFile) reopen() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.f != nil {
+	if l.f != os.Stderr {
 		l.f.Close()
 	}
 	l.f = f

@@ -20,6 +20,7 @@ import (
 	"github.com/noipchat/noipchat/daemon"
 	"github.com/noipchat/noipchat/daemon/config"
 	"github.com/noipchat/noipchat/daemon/durable"
+	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/systemd"
 	"github.com/noipchat/noipchat/daemon/transport"
 )
@@ -44,7 +45,7 @@ usage: noipchatd [--config FILE] [--state DIR] [--runtime DIR] [--check]
 
   demo            a server and three users in a temporary folder: a message to two of
                   them, one away, a handoff and a kill in between; every step is shown
-  --keep          leave it running, with two lines to chat with
+  --keep          then leave it running until Ctrl-C, with two lines to chat with
 
 example: noipchatd --check --config ./noipchat.toml
 
@@ -128,6 +129,12 @@ func splice(runtime, line string) error {
 // serve runs the server until a signal ends it.
 func serve(o daemon.Options, args []string) (err error) {
 	relaxCollector() // first: sessions wait for a handoff
+	// Programs in other folders are told these. Runtime stays as it is: the path of a socket has 107 bytes at most.
+	for _, path := range []*string{&o.Config, &o.State} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
+	}
 	if o.Carried, err = daemon.Receive(); err != nil {
 		return err
 	}
@@ -141,8 +148,10 @@ func serve(o daemon.Options, args []string) (err error) {
 		}
 		return err
 	}
-	if o.Log, o.Reopen, err = logger(c.Log); err != nil {
-		return err
+	var closed error
+	if o.Log, o.Reopen, closed = logger(c.Log); closed != nil {
+		o.Log.Error("this log goes to standard error, until noipctl reload finds the file", "error", closed)
+		o.Notices = append(o.Notices, closed.Error())
 	}
 	program, err := os.Executable() // now: later it may have been replaced
 	if err != nil {
@@ -162,15 +171,14 @@ func serve(o daemon.Options, args []string) (err error) {
 	return nil
 }
 
-// logger makes the log that the configuration asks for, and how to open it again.
+// logger makes the log that the configuration asks for, and how to open it again. After an
+// error it is another one: people can talk without it.
 func logger(where string) (log *slog.Logger, reopen func() error, err error) {
 	switch {
 	case filepath.IsAbs(where):
-		f := &logFile{path: where}
-		if err := f.reopen(); err != nil {
-			return nil, nil, err
-		}
-		return slog.New(slog.NewTextHandler(f, nil)), f.reopen, nil
+		f := &logFile{path: where, f: os.Stderr}
+		err = f.reopen()
+		return slog.New(slog.NewTextHandler(f, nil)), f.reopen, err
 	case where == "journal" && systemd.ToJournal():
 		return slog.New(systemd.NewHandler(os.Stderr, slog.LevelInfo)), nil, nil
 	}
@@ -200,6 +208,8 @@ func explain(err error) *cli.Error {
 		return &cli.Error{Code: cli.ExitConfig, Err: err, Hint: "no interface of this machine has that address: ip addr"}
 	case errors.Is(err, os.ErrPermission):
 		return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "the service runs as the user noipchat, and all of its state must be his: chown -R noipchat: /var/lib/noipchat\nBy hand, run it as that user, or give other folders with --state and --runtime"}
+	case errors.Is(err, identity.ErrSpoilt):
+		return &cli.Error{Code: cli.ExitIO, Err: err, Hint: "nothing in the state was changed; what to do is said with each file"}
 	}
 	return cli.Explain(err)
 }

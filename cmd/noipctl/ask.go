@@ -22,6 +22,7 @@ type question struct {
 	about   string   // some lines; may be ""
 	options []option // none: whatever is typed
 	many    bool
+	more    bool     // by lines: asked for another one until nothing is said
 	secret  bool     // a password: typed without echo, and not proposed
 	answer  []string // what is proposed
 	check   func(words []string) error
@@ -59,20 +60,26 @@ func (l byLine) ask(q question) ([]string, error) {
 	for i, o := range q.options {
 		fmt.Fprintf(l.out, "  %d) %s\n", i+1, cli.Sanitise(o.text))
 	}
-	for {
-		fmt.Fprint(l.out, l.prompt(q))
+	var all []string
+	for prompt := l.prompt(q); ; {
+		fmt.Fprint(l.out, prompt)
 		text, err := l.read(q)
 		if err != nil {
 			return nil, err
 		}
 		words, err := q.words(text)
+		now := slices.Concat(all, words)
 		if err == nil && q.check != nil {
-			err = q.check(words)
+			err = q.check(now)
 		}
-		if err == nil {
-			return words, nil
+		switch {
+		case err != nil:
+			fmt.Fprintln(l.out, "  "+cli.Sanitise(err.Error()))
+		case !q.more || len(words) == 0:
+			return now, nil
+		default:
+			all, prompt = now, "another one, or nothing: "
 		}
-		fmt.Fprintln(l.out, "  "+cli.Sanitise(err.Error()))
 	}
 }
 
@@ -122,16 +129,22 @@ func (l byLine) read(q question) (string, error) {
 	}
 }
 
-// words are what a line says: what is proposed, if it is empty; "-" is nothing.
+// fields are the words of a text; "-" is none.
+func fields(text string) []string {
+	if words := strings.Fields(text); len(words) != 1 || words[0] != "-" {
+		return words
+	}
+	return nil
+}
+
+// words are what a line says: what is proposed, if it is empty.
 func (q question) words(text string) ([]string, error) {
-	words := strings.Fields(text)
+	words := fields(text)
 	switch {
 	case q.secret:
 		return []string{text}, nil
-	case len(words) == 0:
+	case strings.TrimSpace(text) == "":
 		return q.answer, nil
-	case text == "-":
-		return nil, nil
 	case len(words) > 1 && !q.many:
 		return nil, errors.New("one word, please")
 	}

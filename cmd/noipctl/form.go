@@ -15,9 +15,10 @@ import (
 )
 
 // form asks on a terminal, a question on the screen at a time, below the last answers, the
-// first one below the intro; when it is answered the screen is as it was before, with a line more.
+// first one below the intro, and all below why they are asked again; when it is answered the screen is as it was before, with a line more.
 type form struct {
 	intro string
+	why   string // the answers before didn't do; "": nothing was answered yet, or the answers are changed
 	said  []string
 }
 
@@ -30,7 +31,7 @@ func (f *form) ask(q question) (words []string, err error) {
 		}
 		return q.check(words)
 	}
-	typed := func(text string) error { return check(strings.Fields(text)) }
+	typed := func(text string) error { return check(fields(text)) }
 	var field huh.Field
 	switch {
 	case len(q.options) > 0 && q.many:
@@ -59,6 +60,9 @@ func (f *form) ask(q question) (words []string, err error) {
 	if len(f.said) == 0 {
 		above = f.intro
 	}
+	if f.why != "" {
+		above = strings.TrimRight(f.why+"\n"+above, "\n")
+	}
 	keys := huh.NewDefaultKeyMap()
 	keys.Select.Filter.SetEnabled(false) // nothing here is long
 	err = huh.NewForm(huh.NewGroup(field).Description(above)).WithKeyMap(keys).WithInput(os.Stdin).WithOutput(os.Stderr).WithViewHook(own).Run()
@@ -70,7 +74,7 @@ func (f *form) ask(q question) (words []string, err error) {
 	case q.secret:
 		words, text = []string{text}, "********"
 	case len(q.options) == 0 || !q.many:
-		words = strings.Fields(text)
+		words = fields(text)
 	default:
 		text = strings.Join(words, " ")
 	}

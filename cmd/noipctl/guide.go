@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,7 +71,7 @@ func (a *app) guideCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&g.name, "name", "", "this server's `NAME`: its users are user@NAME")
 	f.StringArrayVar(&g.listen, "listen", nil, "listen on this `ADDRESS` of this machine, with port; may be given again")
-	f.StringVar(&g.port, "port", defaultPort, "`PORT` of the addresses that are proposed")
+	f.StringVar(&g.port, "port", defaultPort, "`PORT` of the addresses that are proposed, and of all that are there")
 	f.StringArrayVar(&g.public, "public", nil, "others reach the server by this `ADDRESS`, with port; may be given again")
 	f.StringVar(&g.register, "register", "", "who may make an account: `MODE` closed, invite or open")
 	f.StringVar(&g.log, "log", "", "log to `WHERE`: journal, stderr, or a file below /var/log/noipchat")
@@ -103,14 +104,21 @@ func (g *guide) run(ctx context.Context) error {
 			return err
 		}
 		files, c, err := g.setup.files()
+		var why strings.Builder
 		if err != nil && !g.yes { // two answers that don't go together
-			cli.Report(os.Stderr, "noipctl", explain(err))
+			cli.Report(&why, "noipctl", explain(err))
+			fmt.Fprint(os.Stderr, why.String())
+		}
+		if f, ok := g.asker.(*form); ok {
+			f.why = why.String() // what stands on the other screen it hides
+		}
+		if why.Len() > 0 {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		g.plan(files, c)
+		g.plan(ctx, files, c)
 		what, err := g.confirm()
 		if err != nil {
 			return err
@@ -140,6 +148,9 @@ func (g *guide) prepare() (err error) {
 			return err
 		}
 	}
+	for _, line := range g.setup.leftOut {
+		fmt.Fprintln(os.Stderr, "noipctl: "+cli.Sanitise(line))
+	}
 	if g.stdin {
 		if g.password, err = (cli.Password{Prompt: "password", Stdin: true, New: true}).Read(); err != nil {
 			return err
@@ -154,14 +165,14 @@ func (g *guide) prepare() (err error) {
 		}
 		fmt.Fprintln(g.talk, intro)
 		if f, ok := g.asker.(*form); ok {
-			f.intro = intro
+			f.intro = intro + cli.Sanitise(strings.Join(g.setup.leftOut, "; ")) // the form hides what stands on the other screen
 		}
 	}
 	return nil
 }
 
 // plan shows what is to be written, and what will happen.
-func (g *guide) plan(files map[string]string, c *config.Config) {
+func (g *guide) plan(ctx context.Context, files map[string]string, c *config.Config) {
 	fmt.Fprintln(g.talk)
 	g.setup.show(g.talk, files)
 	fmt.Fprintln(g.talk, "\nThis will happen:")
@@ -179,6 +190,8 @@ func (g *guide) plan(files map[string]string, c *config.Config) {
 	}
 	switch {
 	case g.noStart:
+	case g.cold(c) && !onSystemd(g.path):
+		say("the server takes it when it is started again")
 	case g.cold(c), g.setup.have != nil && g.low(c, asOpen(g.setup.have)):
 		say("the server restarts, if it runs")
 	case onSystemd(g.path):
@@ -186,7 +199,7 @@ func (g *guide) plan(files map[string]string, c *config.Config) {
 	default:
 		say("if the server runs, it takes the change")
 	}
-	if g.user != "" && !g.noStart {
+	if g.user != "" && !g.noStart && (onSystemd(g.path) || g.live(ctx) != nil && !g.cold(c)) {
 		say("%s@%s is %s", g.user, g.setup.name, map[bool]string{true: "invited", false: "added"}[g.invite])
 	}
 	for _, f := range g.walls {
@@ -197,6 +210,14 @@ func (g *guide) plan(files map[string]string, c *config.Config) {
 	if g.yes {
 		fmt.Fprintln(g.talk)
 	}
+}
+
+// live is the server that runs with this configuration; nil: none.
+func (g *guide) live(ctx context.Context) *control.Status {
+	if s, err := g.daemon().Status(ctx); err == nil && s.Config.Path == g.path {
+		return &s
+	}
+	return nil
 }
 
 // cold tells whether the running server can't take the change.
@@ -245,7 +266,9 @@ type outcome struct {
 	Line        string                `json:"line,omitempty"`
 	Fingerprint string                `json:"fingerprint,omitempty"`
 	Invitation  string                `json:"invitation,omitempty"`
-	Firewall    control.List[string]  `json:"firewall"` // what to type
+	User        string                `json:"user,omitempty"`    // what to type to make the user, if there is no server yet that could
+	Firewall    control.List[string]  `json:"firewall"`          // what to type
+	Lasting     control.List[string]  `json:"lasting,omitempty"` // what was done to it and is gone after a boot, and how it would stay
 	Findings    control.List[finding] `json:"findings"`
 }
 
@@ -256,53 +279,58 @@ func (g *guide) do(ctx context.Context, files map[string]string, c *config.Confi
 		return err
 	}
 	s, err := g.start(ctx, c, undo)
+	if g.setup.kept != "" {
+		fmt.Fprintln(g.talk, "The configuration before is "+g.setup.kept)
+	}
 	if err != nil {
 		return err
 	}
+	unopened := g.open(ctx, c, &o) // what follows doesn't need it, so it is said last
+	switch {
+	case s != nil:
+		o.Running, o.Fingerprint = true, s.Fingerprint
+		if g.user != "" {
+			if o.Invitation, err = g.enrol(ctx); err != nil {
+				return errors.Join(err, unopened)
+			}
+		}
+		o.Findings = g.check(ctx, g.path)
+		o.Line, _ = lineOf(*s) // without an address there is none, and check has said so
+	case g.user != "":
+		o.User = "noipctl user " + map[bool]string{true: "invite ", false: "add "}[g.invite] + g.user
+	}
+	g.end(o)
+	if g.json {
+		err = cli.JSON(g.cmd.OutOrStdout(), o)
+	}
+	return errors.Join(err, unopened)
+}
+
+// open opens the firewall, or notes what to type.
+func (g *guide) open(ctx context.Context, c *config.Config, o *outcome) (err error) {
 	for _, f := range g.walls {
 		for _, port := range ports(c.Interfaces) {
 			if !f.closed(port) {
 				continue
 			}
-			if g.closed != "run" {
-				o.Firewall = append(o.Firewall, f.typed(port))
-				continue
-			}
-			for _, argv := range f.commands(port) {
-				if _, err := run(ctx, argv...); err != nil {
-					return fmt.Errorf("the server is set up, but its firewall is not: %w", err)
+			if g.closed == "run" {
+				failed := f.letIn(ctx, port)
+				if failed == nil && f.lasts != "" {
+					o.Lasting = append(o.Lasting, f.typed(port))
 				}
+				if failed == nil {
+					continue
+				}
+				err = errors.Join(err, &cli.Error{Code: cli.ExitFault, Err: fmt.Errorf("the server is set up, but its firewall is not: %w", failed), Hint: "open it by hand: " + f.typed(port)})
 			}
+			o.Firewall = append(o.Firewall, f.typed(port))
 		}
 	}
-	if s == nil {
-		if !g.noStart {
-			fmt.Fprintf(g.talk, "Written. To start it, and to see whether all is well:\n  noipchatd --config %s\n  noipctl check\n", g.path)
-		}
-		return g.finish(o)
-	}
-	o.Running, o.Fingerprint = true, s.Fingerprint
-	if g.user != "" {
-		if o.Invitation, err = g.enrol(ctx); err != nil {
-			return err
-		}
-	}
-	o.Findings = g.check(ctx, g.path)
-	o.Line, _ = lineOf(*s) // without an address there is none, and check has said so
-	g.end(o)
-	return g.finish(o)
-}
-
-func (g *guide) finish(o outcome) error {
-	if g.json {
-		return cli.JSON(g.cmd.OutOrStdout(), o)
-	}
-	return nil
+	return err
 }
 
 // write puts the files there, the one before aside; or says what to put there, to who may not.
 func (g *guide) write(files map[string]string) (undo func() error, err error) {
-	text, changed := files[g.path]
 	if err := writable(filepath.Dir(g.path)); notAllowed(err) {
 		for _, path := range g.setup.sortedFiles(files) {
 			if err := g.toPaste(g.cmd, path, files[path]); err != nil {
@@ -311,13 +339,6 @@ func (g *guide) write(files map[string]string) (undo func() error, err error) {
 		}
 		return nil, &cli.Error{Code: cli.ExitRefused, Err: fmt.Errorf("not allowed to write %s", g.path),
 			Hint: "run it as root; or put the text above there"}
-	}
-	if changed && g.setup.have != nil && text != g.setup.text {
-		kept, err := g.setup.backUp(time.Now().Format("20060102-150405"))
-		if err != nil {
-			return nil, err
-		}
-		fmt.Fprintln(g.talk, "The configuration before is "+kept)
 	}
 	return g.setup.write(files)
 }
@@ -328,22 +349,23 @@ func (g *guide) start(ctx context.Context, c *config.Config, undo func() error) 
 	if g.noStart {
 		return nil, nil
 	}
-	d := g.daemon()
-	s, err := d.Status(ctx)
-	running := err == nil && s.Config.Path == g.path
-	if onSystemd(g.path) {
+	s := g.live(ctx)
+	takes := s != nil && !g.cold(c) && !g.low(c, s.Interfaces)
+	if takes {
+		if err := g.reloadOr(ctx, "the configuration", undo); err != nil {
+			return nil, err
+		}
+	}
+	if onSystemd(g.path) { // its units are made of what the server has not refused
 		if _, err := run(ctx, "systemctl", "daemon-reload"); err != nil {
 			return nil, err
 		}
 	}
 	switch {
-	case running && !g.cold(c) && !g.low(c, s.Interfaces):
-		if err := g.reloadOr(ctx, "the configuration", undo); err != nil {
-			return nil, err
-		}
+	case takes:
 	case onSystemd(g.path):
 		do := "systemctl start noipchat.socket noipchat.service"
-		if running {
+		if s != nil {
 			do = again
 		}
 		fmt.Fprintln(g.talk, do)
@@ -394,10 +416,21 @@ func (g *guide) enrol(ctx context.Context) (invitation string, err error) {
 
 // end is the last screen: whether all is well, and what to type elsewhere.
 func (g *guide) end(o outcome) {
-	fmt.Fprintln(g.talk, "\nnoipctl check:")
-	showFindings(g.talk, o.Findings)
+	switch {
+	case o.Running:
+		fmt.Fprintln(g.talk, "\nnoipctl check:")
+		showFindings(g.talk, o.Findings)
+	case !g.noStart:
+		fmt.Fprintf(g.talk, "Written. To start it, and to see whether all is well:\n  noipchatd --config %s\n  noipctl check\n", g.path)
+	}
+	if o.User != "" {
+		fmt.Fprintf(g.talk, "\nThe user is not made yet. When the server runs:\n  %s\n", o.User)
+	}
 	for _, do := range o.Firewall {
 		fmt.Fprintln(g.talk, "\nTo open the firewall:\n  "+do)
+	}
+	for _, done := range o.Lasting {
+		fmt.Fprintln(g.talk, "\nThe firewall was opened by:\n  "+done)
 	}
 	if o.Line == "" {
 		return

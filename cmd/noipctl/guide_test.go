@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -21,6 +22,7 @@ import (
 type typist struct {
 	t    *testing.T
 	keys *os.File
+	fd   int // of keys
 	cmd  *exec.Cmd
 	seen string // and not looked at
 }
@@ -35,15 +37,16 @@ func guideOn(t *testing.T, term string, args ...string) (who *typist, dir string
 // onTerminal starts noipctl on a terminal.
 func onTerminal(t *testing.T, term string, args ...string) *typist {
 	t.Helper()
-	keys, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0) // of os.File, Fd ends all deadlines
 	if err != nil {
 		t.Skip("no pseudo-terminals here:", err)
 	}
+	keys := os.NewFile(uintptr(fd), "/dev/ptmx")
 	t.Cleanup(func() { keys.Close() })
-	who := &typist{t: t, keys: keys}
+	who := &typist{t: t, keys: keys, fd: fd}
 	who.resize(120, 40)
-	n, err := unix.IoctlGetInt(int(keys.Fd()), unix.TIOCGPTN)
-	err = errors.Join(err, unix.IoctlSetPointerInt(int(keys.Fd()), unix.TIOCSPTLCK, 0))
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	err = errors.Join(err, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +73,7 @@ func onTerminal(t *testing.T, term string, args ...string) *typist {
 // resize sets the terminal's columns and rows.
 func (w *typist) resize(columns, rows uint16) {
 	w.t.Helper()
-	if err := unix.IoctlSetWinsize(int(w.keys.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns}); err != nil {
+	if err := unix.IoctlSetWinsize(w.fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns}); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -125,18 +128,43 @@ func TestGuideOnTerminal(t *testing.T) {
 	}
 }
 
-// TestGuideGivenUp: Ctrl-C at any question leaves nothing.
+// TestGuideGivenUp: Ctrl-C at any question leaves nothing, and has done nothing.
 func TestGuideGivenUp(t *testing.T) {
-	for n, question := range asked {
-		for _, term := range []string{"xterm-256color", "dumb"} {
-			t.Run(question+" "+term, func(t *testing.T) {
-				t.Parallel()
+	const form, lines = "xterm-256color", "dumb"
+	const down = "\x1b[B"
+	all := []struct {
+		question string
+		keys     map[string]string // that answer it
+	}{
+		{asked[0], nil}, {asked[1], nil}, {asked[2], nil}, {asked[3], nil},
+		{"may make an account", map[string]string{form: down + "\r", lines: "2\r"}},
+		{"first user", map[string]string{form: "alice\r", lines: "alice\r"}},
+		{"How alice comes in", map[string]string{form: down + "\r", lines: "2\r"}},
+		{"password of alice", map[string]string{form: "a good password\r", lines: "a good password\r"}},
+		{"Other servers", nil}, {"Where the log goes", nil},
+		{"The firewall", map[string]string{form: "\x1b[A\r", lines: "1\r"}},
+		{"Shall it?", nil},
+	}
+	bin := t.TempDir()
+	ran := filepath.Join(bin, "ran")
+	ufw := "#!/bin/sh\n[ \"$1\" = status ] && echo 'Status: active' || touch " + ran + "\n"
+	if err := os.WriteFile(filepath.Join(bin, "ufw"), []byte(ufw), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+	for n, last := range all {
+		for _, term := range []string{form, lines} {
+			t.Run(last.question+" "+term, func(t *testing.T) {
 				w, dir := guideOn(t, term)
-				for _, before := range asked[:n] {
-					w.await(before)
-					w.keys.WriteString("\r")
+				for _, before := range all[:n] {
+					w.await(before.question)
+					w.keys.WriteString(cmp.Or(before.keys[term], "\r"))
+					if before.question == "password of alice" && term == lines {
+						w.await("again: ")
+						w.keys.WriteString("a good password\r")
+					}
 				}
-				w.await(question)
+				w.await(last.question)
 				w.keys.WriteString("\x03")
 				if code := w.end(); code == 0 {
 					t.Errorf("exit code 0:\n%s", w.seen)
@@ -144,8 +172,49 @@ func TestGuideGivenUp(t *testing.T) {
 				if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 					t.Errorf("it has left %v, %v", left, err)
 				}
+				if _, err := os.Stat(ran); err == nil {
+					t.Error("it has opened the firewall")
+				}
 			})
 		}
+	}
+}
+
+// TestFormAgain: a form that asks again says why above each question, and takes "-" for none.
+func TestFormAgain(t *testing.T) {
+	w, dir := guideOn(t, "xterm-256color", "--listen", "127.0.0.1:10001")
+	drop := filepath.Join(dir, "conf.d", "x.toml")
+	if err := errors.Join(os.Mkdir(filepath.Dir(drop), 0o700), os.WriteFile(drop, []byte("max_hops = 0\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	const none, screen, why = "- is none", "\x1b[?1049h", "x.toml:1: max_hops"
+	questions := []string{"Users are user@name", none, "closed: you make them", "nothing for none", "noipctl peer line", "the journal:"}
+	for _, question := range questions {
+		w.await(question)
+		if question == none {
+			w.keys.WriteString("\x15-")
+		}
+		w.keys.WriteString("\r")
+	}
+	w.await(why)
+	for _, question := range questions {
+		w.await(screen)
+		w.await(why)
+		w.await(question)
+		if question == none {
+			if err := os.Remove(drop); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.keys.WriteString("\r")
+	}
+	w.await("Shall it?")
+	w.keys.WriteString("\r")
+	if code := w.end(); code != 0 {
+		t.Fatalf("exit code %d:\n%s", code, w.seen)
+	}
+	if c, err := config.Load(filepath.Join(dir, "noipchat.toml")); err != nil || len(c.Interfaces[0].Public) > 0 {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/noipchat/noipchat/cmd/cli"
 	"github.com/noipchat/noipchat/daemon/control"
+	"github.com/noipchat/noipchat/daemon/message"
 )
 
 func (a *app) userInvite() *cobra.Command {
@@ -48,7 +49,18 @@ func (a *app) userInvite() *cobra.Command {
 				}
 				r.User = who.User()
 			}
+			s, err := a.daemon().Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if _, err := lineOf(s); err != nil { // the invitation's is this one, and a little more
+				return err
+			}
 			i, err := a.daemon().Invite(cmd.Context(), r)
+			var no *message.Refusal
+			if errors.As(err, &no) && no.Code == message.CodeClosed {
+				return &cli.Error{Code: cli.ExitRefused, Err: err, Hint: "in " + s.Config.Path + `: [register] mode = "invite"; then: noipctl reload`}
+			}
 			if err != nil {
 				return err
 			}

@@ -156,6 +156,16 @@ func nftAccepts(rules string, port uint16) bool {
 	return false
 }
 
+// letIn opens a port.
+func (f firewall) letIn(ctx context.Context, port uint16) error {
+	for _, argv := range f.commands(port) {
+		if _, err := run(ctx, argv...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // typed is what somebody types to open a port.
 func (f firewall) typed(port uint16) string {
 	var all []string

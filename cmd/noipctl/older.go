@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -130,7 +131,7 @@ func olderAddress(ip string, port uint16) (string, error) {
 
 func (s *setup) parseOlderPeers(text []byte) error {
 	var all []olderPeer
-	if err := json.Unmarshal(text, &all); err != nil {
+	if err := json.Unmarshal(bytes.TrimPrefix(text, []byte("\ufeff")), &all); err != nil { // .NET writes a byte order mark
 		return err
 	}
 	links := map[string]string{}
@@ -138,7 +139,8 @@ func (s *setup) parseOlderPeers(text []byte) error {
 	for n, p := range all {
 		name := strings.ToLower(strings.TrimSpace(p.Name))
 		if err := message.CheckName(name); err != nil {
-			return fmt.Errorf("server %d: %w", n+1, err)
+			s.leftOut = append(s.leftOut, fmt.Sprintf("server %d of Servers.json is left out, the others are taken: %v", n+1, err))
+			continue
 		}
 		if name == s.name {
 			continue // lists were copied from server to server

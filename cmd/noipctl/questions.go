@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -81,27 +83,68 @@ func (g *guide) askName() error {
 		})}, g.name)
 }
 
+// askPort asks for the port of all addresses, where they have the same.
+func (g *guide) askPort() error {
+	given := g.cmd.Flags().Changed("port")
+	before := g.setup.interfaces
+	var have []string
+	for _, i := range before {
+		if a, err := netip.ParseAddrPort(i.Bind); err == nil && !slices.Contains(have, fmt.Sprint(a.Port())) {
+			have = append(have, fmt.Sprint(a.Port()))
+		}
+	}
+	switch {
+	case given && len(g.listen) > 0:
+		return cli.Misuse("give each --listen its port", "--port and --listen don't go together")
+	case len(before) == 0:
+		have = []string{g.port}
+	case given && len(have) != 1:
+		return cli.Misuse("give all addresses, each with its port: --listen", "--port: the addresses that are there have the ports %s", cmp.Or(strings.Join(have, ", "), "none"))
+	}
+	if len(g.listen) > 0 || len(have) != 1 || g.from != "" && !given {
+		return nil
+	}
+	return g.answered(question{flag: "--port", title: "The port", about: "TCP, on every address. Below 1024 works too.", answer: have,
+		check: one(func(word string) error {
+			a, err := netip.ParseAddrPort("127.0.0.1:" + word)
+			if err != nil || a.Port() == 0 {
+				return errors.New("want a number from 1 to 65535")
+			}
+			g.port = fmt.Sprint(a.Port())
+			g.setup.interfaces = moved(before, have[0], g.port)
+			return nil
+		})}, g.port)
+}
+
+// moved are interfaces that have another port, also for others where that was the same.
+func moved(all []config.Interface, from, to string) []config.Interface {
+	all = slices.Clone(all)
+	if from == to {
+		return all
+	}
+	other := func(address string) string {
+		if a, err := netip.ParseAddrPort(address); err == nil && fmt.Sprint(a.Port()) == from {
+			return net.JoinHostPort(a.Addr().String(), to)
+		}
+		return address
+	}
+	for n, i := range all {
+		all[n].Bind, all[n].Public = other(i.Bind), slices.Clone(i.Public)
+		for k, p := range i.Public {
+			all[n].Public[k] = other(p)
+		}
+	}
+	return all
+}
+
 func (g *guide) askListen() error {
-	s := g.setup
+	if err := g.askPort(); err != nil {
+		return err
+	}
 	if g.from != "" && !g.cmd.Flags().Changed("listen") {
 		return nil
 	}
-	port := g.port
-	if len(s.interfaces) == 0 && len(g.listen) == 0 {
-		err := g.answered(question{flag: "--port", title: "The port", about: "TCP, on every address. Below 1024 works too.", answer: []string{port},
-			check: one(func(word string) error {
-				port = word
-				_, err := netip.ParseAddrPort("127.0.0.1:" + word)
-				if err != nil || word == "0" {
-					return errors.New("want a number from 1 to 65535")
-				}
-				return nil
-			})}, g.port)
-		if err != nil {
-			return err
-		}
-	}
-	options, proposed := g.addresses(port)
+	options, proposed := g.addresses(g.port)
 	return g.answered(question{
 		flag: "--listen", title: "The addresses to listen on", about: "Behind NAT: those of this machine, the public one comes next.",
 		options: options, many: true, answer: proposed, check: g.takeListen,
@@ -109,15 +152,20 @@ func (g *guide) askListen() error {
 }
 
 // addresses are those that can be listened on, and those that are proposed: what is
-// configured, or else all.
+// configured or was answered before, or else all.
 func (g *guide) addresses(port string) (options []option, proposed []string) {
 	add := func(bind, text string) {
 		if !slices.ContainsFunc(options, func(o option) bool { return o.word == bind }) {
 			options = append(options, option{bind, fmt.Sprintf("%-24s %s", bind, text)})
 		}
 	}
-	for _, i := range g.setup.interfaces {
-		add(i.Bind, "as it is now")
+	origins := g.setup.origins()
+	for n, i := range g.setup.interfaces {
+		if o := origins[n]; o >= 0 && g.setup.were[o].Bind == i.Bind {
+			add(i.Bind, "as it is now")
+		} else if o >= 0 {
+			add(i.Bind, "now "+g.setup.were[o].Bind)
+		}
 		proposed = append(proposed, i.Bind)
 		if a, err := netip.ParseAddrPort(i.Bind); err == nil {
 			port = fmt.Sprint(a.Port())
@@ -141,10 +189,10 @@ func (g *guide) addresses(port string) (options []option, proposed []string) {
 		if private(o.Addr) {
 			text += ", private"
 		}
-		add(o.String()+":"+port, text)
-		if !o.Is4() {
-			options[len(options)-1] = option{"[" + o.String() + "]:" + port, fmt.Sprintf("%-24s %s", "["+o.String()+"]:"+port, text)}
-		}
+		add(net.JoinHostPort(o.String(), port), text)
+	}
+	for _, bind := range proposed {
+		add(bind, "")
 	}
 	return options, proposed
 }
@@ -262,7 +310,7 @@ func (g *guide) askPeers() error {
 	if len(older) > 0 {
 		about = fmt.Sprintf("%d come from the older server's list. %s", len(older), about)
 	}
-	return g.answered(question{flag: "--peer", title: "Other servers", about: about, many: true, check: func(words []string) error {
+	return g.answered(question{flag: "--peer", title: "Other servers", about: about, many: true, more: true, check: func(words []string) error {
 		peers := map[string]string{}
 		for path, text := range older {
 			peers[path] = text

@@ -10,10 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/noipchat/noipchat/cmd/cli"
 	"github.com/noipchat/noipchat/daemon/config"
-	"github.com/noipchat/noipchat/daemon/durable"
 )
 
 // setup is what the guide writes: a configuration, in answers.
@@ -21,11 +21,13 @@ type setup struct {
 	path string // of the configuration
 	text string // that is there; "": none
 	have *config.Config
+	kept string // where write has kept it; "": nowhere
 
 	name, register, log string
 	interfaces          []config.Interface // those of the file at path; Public as it is to be written, nil: not at all
 	were                []config.Interface // as they are in the file
 	peers               map[string]string  // files in conf.d, and what they are to say
+	leftOut             []string           // of the older server's list, and why
 }
 
 // newSetup takes what is there for the answers. A configuration with mistakes is an
@@ -106,16 +108,21 @@ func (s *setup) edited() (text string, err error) {
 	set("register.mode", fmt.Sprintf("%q", s.have.Register.Mode), fmt.Sprintf("%q", s.register))
 	var cut []string
 	var added []config.Interface
+	origins := s.origins()
 	for n, i := range s.were {
-		at := slices.IndexFunc(s.interfaces, func(now config.Interface) bool { return now.String() == i.String() })
+		at := slices.Index(origins, n)
 		if at < 0 {
 			cut = append(cut, fmt.Sprintf("interface[%d]", n))
-		} else if now := s.interfaces[at].Public; now != nil && !slices.Equal(now, i.Public) {
-			set(fmt.Sprintf("interface[%d].public", n), "", list(now))
+			continue
+		}
+		now := s.interfaces[at]
+		set(fmt.Sprintf("interface[%d].bind", n), fmt.Sprintf("%q", i.Bind), fmt.Sprintf("%q", now.Bind))
+		if now.Public != nil && !slices.Equal(now.Public, i.Public) {
+			set(fmt.Sprintf("interface[%d].public", n), "", list(now.Public))
 		}
 	}
-	for _, i := range s.interfaces {
-		if !slices.ContainsFunc(s.were, func(old config.Interface) bool { return old.String() == i.String() }) {
+	for n, i := range s.interfaces {
+		if origins[n] < 0 {
 			added = append(added, i)
 		}
 	}
@@ -128,6 +135,27 @@ func (s *setup) edited() (text string, err error) {
 		text = strings.TrimRight(text, "\n") + "\n\n" + interfaceText(i)
 	}
 	return text, err
+}
+
+// origins tells of each interface which one of the file it is, if with another port; -1: none.
+func (s *setup) origins() []int {
+	origins := slices.Repeat([]int{-1}, len(s.interfaces))
+	same := func(was, now config.Interface) bool { return was.String() == now.String() }
+	elsewhere := func(was, now config.Interface) bool {
+		a, errA := netip.ParseAddrPort(was.Bind)
+		b, errB := netip.ParseAddrPort(now.Bind)
+		return errA == nil && errB == nil && a.Addr() == b.Addr() && (was.Public == nil || now.Public != nil)
+	}
+	for _, is := range []func(was, now config.Interface) bool{same, elsewhere} {
+		for n, now := range s.interfaces {
+			for o, was := range s.were {
+				if origins[n] < 0 && !slices.Contains(origins, o) && is(was, now) {
+					origins[n] = o
+				}
+			}
+		}
+	}
+	return origins
 }
 
 // files are what is to be written, each with its text, and already good as a whole.
@@ -183,17 +211,28 @@ func (s *setup) show(w io.Writer, files map[string]string) {
 	}
 }
 
-// write writes all files or, if one can't be written, none; undo takes them back.
+// write writes all files or, if one can't be written, none; undo takes them back. A
+// configuration that is replaced is kept beside it.
 func (s *setup) write(files map[string]string) (undo func() error, err error) {
 	before := map[string]string{}
 	undo = func() (err error) {
 		for path, text := range before {
 			err = errors.Join(err, put(path, text))
 		}
+		if err == nil && s.kept != "" {
+			err = put(s.kept, "")
+			s.kept = ""
+		}
 		return err
 	}
 	if err := writable(filepath.Dir(s.path)); err != nil {
 		return nil, err
+	}
+	if _, changed := files[s.path]; changed && s.have != nil {
+		s.kept = s.path + "." + time.Now().Format("20060102-150405")
+		if err := put(s.kept, s.text); err != nil {
+			return nil, errors.Join(err, undo())
+		}
 	}
 	for _, path := range s.sortedFiles(files) {
 		old, err := os.ReadFile(path)
@@ -206,15 +245,6 @@ func (s *setup) write(files map[string]string) (undo func() error, err error) {
 		}
 	}
 	return undo, nil
-}
-
-// backUp keeps the configuration that is replaced, beside it.
-func (s *setup) backUp(stamp string) (string, error) {
-	path := s.path + "." + stamp
-	if err := durable.WriteFile(path, []byte(s.text), 0o640); err != nil {
-		return "", err
-	}
-	return path, groupOfFolder(path)
 }
 
 // propose is what others would reach an interface by, if no router is between; "": nothing.

@@ -69,6 +69,20 @@ func (o *Options) setDefaults() {
 // ErrNoAccount says that the profile has no device yet.
 var ErrNoAccount = errors.New("this profile has no account yet")
 
+// ErrMisuse is what errors are by which the user has asked for what can't be.
+var ErrMisuse = errors.New("misuse")
+
+// misuse is an error that is ErrMisuse, and does not say that word.
+type misuse struct{ error }
+
+func (m misuse) Is(target error) bool { return target == ErrMisuse }
+func (m misuse) Unwrap() error        { return m.error }
+
+func misusef(format string, args ...any) error { return misuse{fmt.Errorf(format, args...)} }
+
+// ErrEnded says that nobody knows whether the home has done what it was asked for.
+var ErrEnded = errors.New("the session ended before the answer came")
+
 // Client is one device at its home.
 type Client struct {
 	// fixed

@@ -780,7 +780,7 @@ func (l *link) ask(ctx context.Context, op wire.Op, args []string) ([]string, er
 	l.mu.Lock()
 	if l.calls == nil {
 		l.mu.Unlock()
-		return nil, errors.New("the session has ended")
+		return nil, ErrEnded
 	}
 	l.lastCall++
 	n := l.lastCall
@@ -793,7 +793,7 @@ func (l *link) ask(ctx context.Context, op wire.Op, args []string) ([]string, er
 		return nil, ctx.Err()
 	case reply, ok := <-call:
 		if !ok {
-			return nil, errors.New("the session ended before the answer came")
+			return nil, ErrEnded
 		}
 		if reply.No != nil {
 			return nil, reply.No

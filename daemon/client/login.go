@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/noipchat/noipchat/daemon/identity"
@@ -54,7 +53,7 @@ func Login(ctx context.Context, store *Store, e Entry, o Options) (Account, erro
 		return account, err
 	}
 	if known && account.Address != e.Address {
-		return account, fmt.Errorf("this profile is a device of %s already; use another one for %s", account.Address, e.Address)
+		return account, misusef("this profile is a device of %s already; use another one for %s", account.Address, e.Address)
 	}
 	key := identity.NewKey()
 	if known {

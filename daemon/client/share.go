@@ -458,7 +458,7 @@ func (h *host) say(c call) error {
 	return err
 }
 
-var errLeft = errors.New("the process with the session of this profile ended before the answer came")
+var errLeft = fmt.Errorf("%w: so did the process that had it for this profile", ErrEnded)
 
 // ask has the owner ask the home.
 func (h *host) ask(ctx context.Context, op wire.Op, args []string) ([]string, error) {
@@ -488,6 +488,8 @@ func (h *host) ask(ctx context.Context, op wire.Op, args []string) ([]string, er
 			return nil, errLeft
 		case a.Refusal != nil:
 			return nil, a.Refusal
+		case a.Error == ErrEnded.Error():
+			return nil, ErrEnded
 		case a.Error != "":
 			return nil, errors.New(a.Error)
 		}

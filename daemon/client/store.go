@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"modernc.org/sqlite"
@@ -21,6 +22,9 @@ import (
 // ErrDamaged is wrapped by the errors of a Store whose file is no database any
 // more, or one that contradicts itself. The file is left as it is.
 var ErrDamaged = errors.New("damaged")
+
+// ErrUnwritable is wrapped by the errors of a Store that the file system does not give us.
+var ErrUnwritable = errors.New("it can't be read and written")
 
 // StoreFile is the name of a Store in its folder.
 const StoreFile = "history.db"
@@ -126,7 +130,7 @@ func (s *Store) open() (err error) {
 		return err
 	}
 	if mode != "wal" {
-		return fmt.Errorf("the file system of %s can't hold a database that several processes share (journal mode %q)", s.path, mode)
+		return misusef("the file system of %s can't hold a database that several processes share (journal mode %q)", s.path, mode)
 	}
 	if version == len(storeSchemas) {
 		return nil
@@ -236,6 +240,10 @@ func (s *Store) failed(doing string, err error) error {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
 	switch e.Code() & 0xff { // the rest is detail
+	case 8, 10, 14: // SQLITE_READONLY, SQLITE_IOERR, SQLITE_CANTOPEN
+		return fmt.Errorf("%s: %s: %w: %w", doing, s.path, ErrUnwritable, err)
+	case 13: // SQLITE_FULL
+		return fmt.Errorf("%s: %s: %w: %w", doing, s.path, syscall.ENOSPC, err)
 	case 11, 26: // SQLITE_CORRUPT, SQLITE_NOTADB
 		return fmt.Errorf("%s: %s is %w (it is left as it is): %w", doing, s.path, ErrDamaged, err)
 	}

@@ -30,12 +30,10 @@ func (a *Account) HomeKey() (identity.PublicKey, error) {
 	return key, err
 }
 
-var errNoAccount = errors.New("there is no account here yet")
-
 // Account returns the account, or false if there is none.
 func (s *Store) Account() (Account, bool, error) {
 	a, err := scanAccount(s.db.QueryRow(accountQuery))
-	if errors.Is(err, errNoAccount) {
+	if errors.Is(err, ErrNoAccount) {
 		return a, false, nil
 	}
 	if err != nil {
@@ -53,7 +51,7 @@ func scanAccount(row scanner) (a Account, err error) {
 	err = row.Scan(&a.Address, &device, &seed, &a.ServerKey, &servers, &created)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return a, errNoAccount
+		return a, ErrNoAccount
 	case err != nil:
 		return a, err
 	case len(seed) != len(a.Seed):
@@ -73,9 +71,9 @@ func (s *Store) SetAccount(a Account) error {
 	return s.write("storing the account", func() error {
 		old, err := scanAccount(s.row(accountQuery))
 		if err == nil && old.Address != a.Address {
-			return fmt.Errorf("this profile is %s's", old.Address)
+			return misusef("this profile is %s's", old.Address)
 		}
-		if err != nil && !errors.Is(err, errNoAccount) {
+		if err != nil && !errors.Is(err, ErrNoAccount) {
 			return err
 		}
 		_, err = s.exec(`INSERT INTO account (one, address, device, seed, server_key, servers, created) VALUES (1, ?, ?, ?, ?, ?, ?)

@@ -3,7 +3,6 @@ package client
 import (
 	"database/sql"
 	"errors"
-	"fmt"
 	"math"
 	"regexp"
 	"slices"
@@ -23,11 +22,11 @@ func (s *Store) Status(id message.ID) (Message, bool, error) {
 // an error if more than one message has them.
 func (s *Store) StatusByPrefix(prefix string) (Message, bool, error) {
 	if len(prefix) < 6 || len(prefix) > 32 {
-		return Message{}, false, fmt.Errorf("the beginning of a message id has 6 to 32 hex digits, and %q has %d characters", prefix, len(prefix))
+		return Message{}, false, misusef("the beginning of a message id has 6 to 32 hex digits, and %q has %d characters", prefix, len(prefix))
 	}
 	first, err := message.ParseID(prefix + strings.Repeat("0", 32-len(prefix)))
 	if err != nil {
-		return Message{}, false, err
+		return Message{}, false, misuse{err}
 	}
 	last, err := message.ParseID(prefix + strings.Repeat("f", 32-len(prefix)))
 	if err != nil {
@@ -52,7 +51,7 @@ func (s *Store) status(first, last message.ID) (m Message, found bool, err error
 		return m, false, nil
 	}
 	if other := messages[len(messages)-1]; other.ID != messages[0].ID {
-		return Message{}, false, fmt.Errorf("more than one message id begins like that: %v and %v", messages[0].ID, other.ID)
+		return Message{}, false, misusef("more than one message id begins like that: %v and %v", messages[0].ID, other.ID)
 	}
 	if err := s.complete(messages[:1]); err != nil {
 		return Message{}, false, s.failed("looking for a message", err)

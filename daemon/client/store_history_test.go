@@ -107,7 +107,7 @@ func TestStatusByPrefix(t *testing.T) {
 	}
 	_, err = s.writer.ExecContext(t.Context(), "UPDATE message SET id = ? WHERE id = ?", twin[:], ids[1][:])
 	check(t, err)
-	if m, found, err := s.StatusByPrefix(ids[0].String()[:8]); found || err == nil || !strings.Contains(err.Error(), "more than one") {
+	if m, found, err := s.StatusByPrefix(ids[0].String()[:8]); found || !errors.Is(err, ErrMisuse) || !strings.Contains(err.Error(), "more than one") {
 		t.Errorf("two ids: %+v, %v, %v", m, found, err)
 	}
 	if m := status(t, s, twin); m.ID != twin {

@@ -71,10 +71,10 @@ func (s *Store) List(name string) (l List, found bool, err error) {
 	}
 	account, ok, err := s.Account()
 	if err != nil || !ok {
-		return l, false, errors.Join(err, errNoAccount)
+		return l, false, errors.Join(err, ErrNoAccount)
 	}
 	if len(all) > 1 && all[0].Owner != account.Address {
-		return l, false, fmt.Errorf("there are %d lists %s, of %s, %s …: write %s/%s", len(all), name, all[0].Owner, all[1].Owner, name, all[0].Owner)
+		return l, false, misusef("there are %d lists %s, of %s, %s …: write %s/%s", len(all), name, all[0].Owner, all[1].Owner, name, all[0].Owner)
 	}
 	return all[0], true, nil
 }
@@ -105,7 +105,7 @@ func (s *Store) SetList(ctx context.Context, name string, members []message.Addr
 		roster := message.Roster{Name: name, Members: append(slices.Clone(members), account.Address)}
 		body := roster.Append(nil)
 		if n := len(roster.Members); n > message.MaxMembers || len(body) > message.PartSize {
-			return fmt.Errorf("a list of %d members, whose names have %d bytes: at most %d and %d", n, len(body), message.MaxMembers, message.PartSize)
+			return misusef("a list of %d members, whose names have %d bytes: at most %d and %d", n, len(body), message.MaxMembers, message.PartSize)
 		}
 		l = List{ID: roster.ID(), Name: name, Owner: account.Address, Members: roster.Members, At: storedTime(time.Now().UnixMilli())}
 		isNew, err := s.putList(&l)
@@ -180,7 +180,7 @@ func (s *Store) EnqueueToList(ctx context.Context, l List, o Outgoing) (messages
 		return s.toMembers(&l, o, func(m Message) { messages = append(messages, m) })
 	})
 	if err == nil && len(messages) == 0 {
-		err = fmt.Errorf("nobody else is in the list %s", l.Name)
+		err = misusef("nobody else is in the list %s", l.Name)
 	}
 	return messages, err
 }

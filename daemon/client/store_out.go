@@ -5,7 +5,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -70,7 +69,7 @@ func (s *Store) begin(o Outgoing, counters uint64) (*message.Envelope, error) {
 	e.Priority = max(o.Priority, e.Kind.Least())
 	seconds := (o.Lifetime + time.Second - 1) / time.Second
 	if seconds < 0 || seconds > message.MaxLifetime {
-		return nil, fmt.Errorf("a lifetime of %v: want 0 to %v", o.Lifetime, message.MaxLifetime*time.Second)
+		return nil, misusef("a lifetime of %v: want 0 to %v", o.Lifetime, message.MaxLifetime*time.Second)
 	}
 	e.Lifetime = uint32(seconds)
 	e.To = slices.Clone(o.To)
@@ -92,7 +91,7 @@ func (s *Store) begin(o Outgoing, counters uint64) (*message.Envelope, error) {
 // record puts an envelope into the history, and sets its Raw.
 func (s *Store) record(e *message.Envelope) (m Message, err error) {
 	if e.Raw, err = e.Append(nil); err != nil {
-		return m, err
+		return m, misuse{err}
 	}
 	now := time.Now()
 	m = Message{ID: message.IDOf(e.Raw), Out: true, From: e.From, Device: e.Device, Counter: e.Counter, To: e.To,

@@ -38,12 +38,12 @@ func (s *Store) EnqueueFile(ctx context.Context, o OutgoingFile) (all []Message,
 	}
 	defer f.Close()
 	if info.Size() > message.MaxFileSize {
-		return nil, fmt.Errorf("%s: %d bytes are more than %d", path, info.Size(), int64(message.MaxFileSize))
+		return nil, misusef("%s: %d bytes are more than %d", path, info.Size(), int64(message.MaxFileSize))
 	}
 	hash := sha256.New()
 	n, err := io.Copy(hash, &watched{ctx: ctx, r: io.LimitReader(f, info.Size()), tell: o.Hashed, of: info.Size()})
 	if err == nil && n < info.Size() {
-		err = fmt.Errorf("%s: it has become shorter while it was read", path)
+		err = misusef("%s: it has become shorter while it was read", path)
 	}
 	if err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func openRegular(path string) (*os.File, os.FileInfo, error) {
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", path)
+		err = misusef("%s is not a regular file", path)
 	}
 	if err != nil {
 		f.Close()

@@ -260,9 +260,9 @@ func (s *Store) version() (version int, err error) {
 	case err != nil:
 		return 0, err
 	case tables > 0 && application != storeApplication:
-		return 0, fmt.Errorf("%s is a database of another program", s.path)
+		return 0, misusef("%s is a database of another program", s.path)
 	case version > len(storeSchemas):
-		return 0, fmt.Errorf("%s has schema %d, of a newer version of this program, which knows schemas up to %d", s.path, version, len(storeSchemas))
+		return 0, misusef("%s has schema %d, of a newer version of this program, which knows schemas up to %d", s.path, version, len(storeSchemas))
 	}
 	return version, nil
 }

@@ -73,10 +73,10 @@ func TestAccount(t *testing.T) {
 	if _, ok, err := s.Account(); ok || err != nil {
 		t.Fatalf("a new store has an account: %v, %v", ok, err)
 	}
-	if _, err := s.Enqueue(t.Context(), Outgoing{To: []message.Address{bob}}); !errors.Is(err, errNoAccount) {
+	if _, err := s.Enqueue(t.Context(), Outgoing{To: []message.Address{bob}}); !errors.Is(err, ErrNoAccount) {
 		t.Errorf("Enqueue without an account: %v", err)
 	}
-	if _, err := s.Receive([]Incoming{textFrom(t, 1, "")}); !errors.Is(err, errNoAccount) {
+	if _, err := s.Receive([]Incoming{textFrom(t, 1, "")}); !errors.Is(err, ErrNoAccount) {
 		t.Errorf("Receive without an account: %v", err)
 	}
 	want := aliceAccount()
@@ -170,7 +170,7 @@ func TestOpenRefuses(t *testing.T) {
 				s.Close()
 				t.Fatal("it was opened")
 			}
-			if !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) || errors.Is(err, ErrDamaged) != c.damaged {
+			if !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) || errors.Is(err, ErrDamaged) != c.damaged || errors.Is(err, ErrMisuse) == c.damaged {
 				t.Errorf("OpenStore: %v; want %q", err, c.want)
 			}
 			if after, err := os.ReadFile(path); err != nil || string(after) != string(before) {

@@ -1,12 +1,15 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/noipchat/noipchat/daemon/message"
 )
@@ -192,6 +195,32 @@ func (l *loader) address(s *string, at place, key string) (netip.AddrPort, bool)
 	addr := netip.AddrPortFrom(ip.Unmap(), uint16(n))
 	*s = addr.String()
 	return addr, true
+}
+
+// CheckLog tells why this process can't write the log that is asked for, as far as that can
+// be told without making the file. Load doesn't ask: where a configuration is read, the log
+// need not be.
+func (c *Config) CheckLog() error {
+	if !logFile(c.Log) {
+		return nil
+	}
+	const write, enter = 2, 1 // as in access(2)
+	info, err := os.Stat(c.Log)
+	switch {
+	case err == nil && !info.Mode().IsRegular():
+		err = errors.New("it is no file")
+	case err == nil:
+		err = syscall.Access(c.Log, write)
+	case errors.Is(err, os.ErrNotExist):
+		folder := filepath.Dir(c.Log)
+		if err = syscall.Access(folder, write|enter); err != nil {
+			err = fmt.Errorf("its folder: %w", err)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s: log %s can't be written: %w", c.Origin("log"), c.Log, err)
+	}
+	return nil
 }
 
 func logFile(path string) bool { return cleanPath(path) && strings.HasPrefix(path, logDir+"/") }

@@ -33,20 +33,24 @@ func Listen(path string, mode fs.FileMode) (net.Listener, error) {
 	return l, nil
 }
 
-// FromFile returns the listener of a control socket that a service manager has made,
-// with the mode that it wanted, and closes f. Close leaves the socket there.
-func FromFile(f *os.File) (net.Listener, error) {
+// FromFile returns the listener of a control socket that a service manager or an image
+// before this one has made, and closes f. Close removes ours, the path of one that is
+// nobody else's; with "" it leaves the socket there.
+func FromFile(f *os.File, ours string) (net.Listener, error) {
 	defer f.Close()
 	l, err := net.FileListener(f)
 	if err != nil {
-		return nil, fmt.Errorf("the control socket from the service manager: %w", err)
+		return nil, fmt.Errorf("the control socket that was given: %w", err)
 	}
 	u, ok := l.(*net.UnixListener)
 	if !ok {
 		l.Close()
-		return nil, fmt.Errorf("the control socket from the service manager is one for %s", l.Addr().Network())
+		return nil, fmt.Errorf("the control socket that was given is one for %s", l.Addr().Network())
 	}
 	u.SetUnlinkOnClose(false)
+	if ours != "" {
+		return &listener{u, ours}, nil
+	}
 	return u, nil
 }
 
@@ -84,12 +88,12 @@ func checkStale(path string) error {
 		return err
 	}
 	if info.Mode().Type() != fs.ModeSocket {
-		return errors.New("there is something else than a socket")
+		return fmt.Errorf("there is something else: %w", syscall.ENOTSOCK)
 	}
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
 		c.Close()
-		return errors.New("another daemon answers there")
+		return fmt.Errorf("another daemon answers there: %w", syscall.EADDRINUSE)
 	}
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
 		return nil

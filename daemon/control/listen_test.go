@@ -60,8 +60,8 @@ func TestListenRefuses(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		live:                         "another daemon answers",
-		file:                         "something else than a socket",
-		dir:                          "something else than a socket",
+		file:                         "something else",
+		dir:                          "something else",
 		filepath.Join(dir, "no/dir"): "no such file",
 		filepath.Join(dir, strings.Repeat("long", 30)): "invalid argument",
 	} {

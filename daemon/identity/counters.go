@@ -76,7 +76,7 @@ func OpenCounters(dir string) (*Counters, error) {
 		err = fmt.Errorf("schema %d is not known", f.Schema)
 	}
 	if err != nil {
-		return c, fmt.Errorf("%s is damaged, so a device that was restored from a backup may use numbers twice (move it away to begin anew): %w", c.path, err)
+		return c, useless(c.path, "so a device that was restored from a backup may use numbers twice", "move it away to begin anew", err)
 	}
 	for id, d := range f.Devices {
 		m := c.device(id)

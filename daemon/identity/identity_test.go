@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -295,6 +296,27 @@ func TestDamagedFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	add(t, u, "cut")
+}
+
+// TestUnread: of a file that can't be read nobody is told that it is damaged, and to be
+// moved away: it may be as good as ever. Here each is a folder, which root can't read either.
+func TestUnread(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"users", "servers.json", "counters.json", "invites.json"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, counters := OpenCounters(dir)
+	all := append(CheckUsers(dir), CheckServers(dir), counters)
+	if len(all) != 3 {
+		t.Errorf("%d errors: %v", len(all), all)
+	}
+	for _, err := range all {
+		if err == nil || !errors.Is(err, syscall.EISDIR) || !strings.Contains(err.Error(), ".json can't be read, so ") || strings.Contains(err.Error(), "damaged") || strings.Contains(err.Error(), "move it away") {
+			t.Error(err)
+		}
+	}
 }
 
 // TestCarried: users come over from another image, with what only memory knows; files that

@@ -52,10 +52,10 @@ func LoadKey(path string) (Key, error) {
 		return Key{}, fmt.Errorf("reading the key file: %w", err)
 	}
 	if !st.Mode().IsRegular() {
-		return Key{}, fmt.Errorf("key file %s is no regular file; move it away", path)
+		return Key{}, spoiltf("key file %s is no regular file; move it away", path)
 	}
 	if perm := st.Mode().Perm(); perm&0o077 != 0 {
-		return Key{}, fmt.Errorf("key file %s has mode %04o, so others than its owner can use it; run chmod 600 %s,"+
+		return Key{}, spoiltf("key file %s has mode %04o, so others than its owner can use it; run chmod 600 %s,"+
 			" and make a new key if somebody may have read it", path, perm, path)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, 200))
@@ -64,7 +64,7 @@ func LoadKey(path string) (Key, error) {
 	}
 	seed, err := parseSeed(b)
 	if err != nil {
-		return Key{}, fmt.Errorf("key file %s is damaged (%w); restore it from a backup, or move it away to get a new key,"+
+		return Key{}, spoiltf("key file %s is damaged (%w); restore it from a backup, or move it away to get a new key,"+
 			" which everybody who knows the old one must then be told to trust", path, err)
 	}
 	return KeyFromSeed(seed), nil

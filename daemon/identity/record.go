@@ -196,7 +196,7 @@ func (u *Users) read(carried Carried) (problems []error, err error) {
 		path := filepath.Join(u.folder(), f.Name())
 		name, isUser := strings.CutSuffix(f.Name(), ".json")
 		if !isUser || message.CheckName(name) != nil || !f.Type().IsRegular() {
-			problems = append(problems, fmt.Errorf("%s does not belong there; move it away", path))
+			problems = append(problems, spoiltf("%s does not belong there; move it away", path))
 			continue
 		}
 		var a *account
@@ -209,7 +209,7 @@ func (u *Users) read(carried Carried) (problems []error, err error) {
 		}
 		if err != nil {
 			u.damaged[name] = true
-			problems = append(problems, fmt.Errorf("%s is damaged, %s can't log in (restore it, or remove the user): %w", path, name, err))
+			problems = append(problems, useless(path, name+" can't log in", "restore it, or remove the user", err))
 			continue
 		}
 		u.publishLocked(name, a)
@@ -241,6 +241,26 @@ func readFile(path string) ([]byte, error) {
 	return b, err
 }
 
+// useless says what follows from a file that can't be used. Advice is for one that is
+// damaged: nobody is to move a good one away because he may not read it.
+func useless(path, so, advice string, err error) error {
+	if unread, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("%s can't be read, %s: %w", path, so, unread.Err)
+	}
+	return spoiltf("%s is damaged, %s (%s): %w", path, so, advice, err)
+}
+
+// ErrSpoilt is what errors are of a file of the state that somebody has to mend. They say how.
+var ErrSpoilt = errors.New("spoilt")
+
+// spoilt is an error that is ErrSpoilt, and does not say that word.
+type spoilt struct{ error }
+
+func (s spoilt) Is(target error) bool { return target == ErrSpoilt }
+func (s spoilt) Unwrap() error        { return s.error }
+
+func spoiltf(format string, args ...any) error { return spoilt{fmt.Errorf(format, args...)} }
+
 // invitesPath is next to the folder of users, or a user could be called so.
 func (u *Users) invitesPath() string { return filepath.Join(u.dir, "invites.json") }
 
@@ -253,7 +273,7 @@ func (u *Users) readInvites() error {
 		u.invites, err = parseInvites(b)
 	}
 	if err != nil {
-		u.lost = fmt.Errorf("%s is damaged, so no invitation is valid (move it away to make new ones): %w", u.invitesPath(), err)
+		u.lost = useless(u.invitesPath(), "so no invitation is valid", "move it away to make new ones", err)
 	}
 	return u.lost
 }

@@ -52,8 +52,8 @@ func (s *Servers) read() error {
 		err = s.parse(b)
 	}
 	if err != nil {
-		return fmt.Errorf("%s is damaged, so only servers whose key the configuration has are let in"+
-			" (restore it, or move it away: then the next key that each shows is taken): %w", s.path, err)
+		return useless(s.path, "so only servers whose key the configuration has are let in",
+			"restore it, or move it away: then the next key that each shows is taken", err)
 	}
 	return nil
 }

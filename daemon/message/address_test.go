@@ -62,6 +62,9 @@ func TestAddress(t *testing.T) {
 func FuzzAddress(f *testing.F) {
 	name := `[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?`
 	rule := regexp.MustCompile(`\A(?:` + name + `@)?` + name + `\z`)
+	for _, s := range []string{"server1", "alice@server1", "a.b-c@1.2", strings.Repeat("a", MaxName) + "@b", "", "@", "alice@b@c", "Alice", "a-@b", "a..b@c", "alicé"} {
+		f.Add(s)
+	}
 	f.Fuzz(func(t *testing.T, s string) {
 		want := rule.MatchString(s) && !strings.Contains(s, "..")
 		a, err := ParseAddress(s)

@@ -2,9 +2,12 @@ package message
 
 import (
 	"bytes"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -127,6 +130,23 @@ func checkEnvelope(t *testing.T, raw []byte) bool {
 }
 
 func FuzzEnvelope(f *testing.F) {
+	for _, name := range []string{"envelopes", "malformed"} {
+		b, err := os.ReadFile("../wire/testdata/vectors/" + name + ".json")
+		if err != nil {
+			f.Fatal(err)
+		}
+		var vectors []struct{ Bytes, Envelope string } // the good ones, and the malformed
+		if err := json.Unmarshal(b, &vectors); err != nil {
+			f.Fatal(err)
+		}
+		for _, v := range vectors {
+			raw, err := hex.DecodeString(v.Bytes + v.Envelope)
+			if err != nil || len(raw) == 0 {
+				f.Fatalf("a vector in %s has %x: %v", name, raw, err)
+			}
+			f.Add(raw)
+		}
+	}
 	f.Fuzz(func(t *testing.T, raw []byte) { checkEnvelope(t, raw) })
 }
 

@@ -60,8 +60,10 @@ func FuzzParseFile(f *testing.F) {
 	for _, b := range fileBodies {
 		if body := b.Append(nil); len(body) < 1000 {
 			f.Add(body)
+			f.Add(body[:len(body)-1])
 		}
 	}
+	f.Add((&Part{Manifest: 7}).Append(nil)) // an empty part
 	f.Fuzz(func(t *testing.T, body []byte) {
 		what, err := ParseFile(body)
 		if err != nil {
@@ -102,7 +104,14 @@ func TestRoster(t *testing.T) {
 }
 
 func FuzzRoster(f *testing.F) {
-	f.Add((&Roster{Name: "friends", Members: []Address{"alice@server1", "bob@server2"}}).Append(nil))
+	for _, l := range []Roster{
+		{Name: "friends", Members: []Address{"alice@server1", "bob@server2"}},
+		{Name: "n"},
+		{Name: "No Name", Members: []Address{"a@b"}},
+		{Name: "n", Members: []Address{"b"}},
+	} {
+		f.Add(l.Append(nil))
+	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var l Roster
 		if l.Parse(body) == nil {

@@ -55,6 +55,8 @@ func TestProof(t *testing.T) {
 func FuzzUnpack(f *testing.F) {
 	f.Add(Pack(&Passage{Hops: 3, Path: Path{{"a", 0}, {"b", 300}}.Pack(), Proof: Proof{Signature: make([]byte, 64), Siblings: make([]byte, siblingSize)}}, 3, []byte("e")))
 	f.Add(Pack(&Passage{Unverified: true}, 0, nil))
+	f.Add(Pack(&Passage{Hops: 255, Proof: Proof{Signature: make([]byte, 63)}}, 1, []byte("e"))) // a short signature
+	f.Add([]byte{3, 0x80})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, open, envelope, err := Unpack(b)
 		if err == nil && !bytes.Equal(Pack(&p, open, envelope), b) {

@@ -135,6 +135,17 @@ func TestReportMutated(t *testing.T) {
 }
 
 func FuzzReport(f *testing.F) {
+	for _, p := range []Report{
+		{State: Delivered, Receiver: "bob@server2", Device: 1, Counters: Ranges{{3, 7}, {9, 9}}},
+		{State: Expired, Receiver: "b@c", Counters: Ranges{{1, 1<<63 - 1}}, Code: CodeExpired, Path: Path{{"server1", 0}, {"server2", 300}}.Pack()},
+		{State: Refused, Receiver: "b@c", Counters: Ranges{{1, 1}}, Code: CodeQuota, Reason: "full"},
+		{State: Read, Receiver: "b@c"},                                 // about nothing
+		{State: Held, Receiver: "c", Counters: Ranges{{1, 2}, {3, 4}}}, // nobody's, and not apart
+	} {
+		body := p.Append(nil)
+		f.Add(body)
+		f.Add(body[:len(body)-1])
+	}
 	f.Fuzz(func(t *testing.T, body []byte) { checkReport(t, body) })
 }
 

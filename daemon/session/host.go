@@ -81,6 +81,7 @@ type Host struct {
 	paused   chan struct{} // closed by Reclaim: nobody begins a session before; nil: there is no pause
 	empty    chan struct{} // closed when nobody is pending any more; nil: nobody waits for that
 	pending  map[transport.Conn]arrival
+	arrivals uint64
 	bySource map[string]int
 	sessions map[deviceKey]*session
 	idle     map[deviceKey]bool // being suspended
@@ -90,7 +91,7 @@ type Host struct {
 
 type arrival struct {
 	source string
-	at     int64
+	number uint64
 }
 
 type deviceKey struct {
@@ -102,7 +103,7 @@ type deviceKey struct {
 type Stats struct {
 	Connections   atomic.Uint64
 	Handshakes    atomic.Uint64 // that went well
-	HandshakeFail atomic.Uint64
+	HandshakeFail atomic.Uint64 // but for those that only asked for the key
 	Evicted       atomic.Uint64 // had not logged in when others came
 	Logins        atomic.Uint64
 	LoginFail     [64]atomic.Uint64 // by code
@@ -155,27 +156,33 @@ func (h *Host) Serve(l transport.Listener) error {
 		}
 		backoff = 5 * time.Millisecond
 		h.stats.Connections.Add(1)
+		// Here and not in its goroutine: those run in any order, and the newest would pass for the oldest.
+		source := sourceOf(conn)
+		if !h.arrive(conn, source) {
+			conn.Close()
+			continue
+		}
 		h.wg.Add(1)
 		go func() {
 			defer h.wg.Done()
-			h.admit(conn)
+			h.admit(conn, source)
 		}()
 	}
 }
 
-// admit shakes hands and logs in. A session's reader is a goroutine of its own,
+// admit shakes hands with a connection that has arrived, and logs in. A session's reader is a goroutine of its own,
 // because the handshake has made this one's stack large.
-func (h *Host) admit(conn transport.Conn) {
-	source := sourceOf(conn)
-	if !h.arrive(conn, source) {
-		conn.Close()
-		return
-	}
+func (h *Host) admit(conn transport.Conn, source string) {
 	defer h.depart(conn)
 	conn.SetDeadline(time.Now().Add(conn.Properties().Patience(h.o.Handshake, 400)))
 	c, hello, err := wire.Answer(conn, h.key, wire.ServerHello{
 		Name: h.home, Public: *h.public.Load(), Window: h.o.Window, Idle: uint64(h.o.Idle / time.Second),
 	})
+	if errors.Is(err, wire.ErrLeft) { // before its first login, mostly, to have the key confirmed
+		h.o.Log.Info("a connection asked for this server's key", "source", source)
+		conn.Close()
+		return
+	}
 	if err != nil {
 		h.stats.HandshakeFail.Add(1)
 		h.o.Log.Info("a connection without a handshake", "source", source, "reason", reason(err))
@@ -219,7 +226,8 @@ func (h *Host) arrive(conn transport.Conn, source string) bool {
 	if victim != nil {
 		h.departLocked(victim)
 	}
-	h.pending[conn] = arrival{source, h.now()}
+	h.arrivals++
+	h.pending[conn] = arrival{source, h.arrivals}
 	h.bySource[source]++
 	h.mu.Unlock()
 	if victim != nil {
@@ -230,10 +238,10 @@ func (h *Host) arrive(conn transport.Conn, source string) bool {
 }
 
 func (h *Host) oldestLocked(source string) (oldest transport.Conn) {
-	at := int64(1<<63 - 1)
+	first := h.arrivals + 1
 	for c, a := range h.pending {
-		if (source == "" || a.source == source) && a.at < at {
-			oldest, at = c, a.at
+		if (source == "" || a.source == source) && a.number < first {
+			oldest, first = c, a.number
 		}
 	}
 	return oldest

@@ -4,9 +4,11 @@ import (
 	stdbytes "bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -15,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/noipchat/noipchat/daemon/client"
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
 	"github.com/noipchat/noipchat/daemon/session"
@@ -89,11 +92,11 @@ func TestNoHandshake(t *testing.T) {
 	}
 	for i := range 30 {
 		cases[fmt.Sprint("random bytes ", i)] = random(rand.IntN(3000))
-		cases[fmt.Sprint("random bytes after a good beginning ", i)] = append(goodBeginning(), random(rand.IntN(3000))...)
+		cases[fmt.Sprint("random bytes after a good beginning ", i)] = append(goodBeginning(), random(1+rand.IntN(3000))...)
 	}
 	whole := append(append(goodBeginning(), 0, 200), random(200)...)
 	for i := range whole {
-		if i < 50 || i%16 == 0 {
+		if (i < 50 || i%16 == 0) && i != len(goodBeginning()) { // that is a question: TestAsked
 			cases[fmt.Sprint("cut off after ", i)] = whole[:i]
 		}
 	}
@@ -123,6 +126,24 @@ func TestNoHandshake(t *testing.T) {
 		next()
 		if sessions, pending := s.host.Count(); sessions != 2 || pending != 0 {
 			t.Errorf("%d sessions, and %d who haven't logged in", sessions, pending)
+		}
+	})
+}
+
+// TestAsked: who wants to know a server's key, as a device does before it sends a password,
+// is no stranger that can't shake hands.
+func TestAsked(t *testing.T) {
+	scene(t, options{}, nil, func(t *testing.T, s *server, _ []*person) {
+		name, key, err := client.Meet(t.Context(), []string{s.address}, client.Options{Dial: s.net.dial})
+		if err != nil || name != home || key != s.key.Public() {
+			t.Errorf("%s has the key %v: %v", name, key, err)
+		}
+		synctest.Wait()
+		if n := s.host.Stats().HandshakeFail.Load(); n != 0 || s.log.logged("asked for this server's key", "source=") != 1 {
+			t.Errorf("%d failures are counted, and the log has %q", n, s.log.lines)
+		}
+		if _, pending := s.host.Count(); pending != 0 {
+			t.Errorf("%d wait to log in", pending)
 		}
 	})
 }
@@ -320,6 +341,40 @@ func files(t testing.TB) uint64 {
 	check(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: before.Max, Max: before.Max}))
 	t.Cleanup(func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before) })
 	return before.Max
+}
+
+// crowd is a network where many wait to be accepted when the server begins to listen.
+type crowd struct {
+	memory
+	conns []transport.Conn // in the order in which they came
+}
+
+func (c *crowd) listen(t testing.TB) transport.Listener {
+	l := c.memory.listen(t)
+	for range 12 {
+		conn, err := c.dial(t.Context(), l.Addr().String())
+		check(t, err)
+		t.Cleanup(func() { conn.Close() })
+		c.conns = append(c.conns, conn)
+	}
+	return l
+}
+
+// TestOldestGoes: of strangers who come at once the first are sent away, whichever
+// goroutine runs first.
+func TestOldestGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := new(crowd)
+		open(t, net, t.TempDir(), options{session: session.Options{Pending: 16}}) // 4 of one source
+		synctest.Wait()
+		for i, c := range net.conns {
+			c.SetReadDeadline(time.Now().Add(time.Millisecond))
+			_, err := c.Read(make([]byte, 1))
+			if stays := errors.Is(err, os.ErrDeadlineExceeded); stays != (i >= len(net.conns)-4) {
+				t.Errorf("number %d of %d: %v", i+1, len(net.conns), err)
+			}
+		}
+	})
 }
 
 // TestNobodyLogsIn: 10,000 connections that say nothing, or stop in the middle of

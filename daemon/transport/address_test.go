@@ -63,6 +63,12 @@ func TestAddress(t *testing.T) {
 }
 
 func FuzzAddress(f *testing.F) {
+	for _, text := range []string{
+		"203.0.113.5:10001", "[2001:db8::1]:10001", "unix,rate=9600:/run/a:b", "exec,rate=1.2k,latency=2.5s,metered,exclusive:radio 'north hill'",
+		"", "server1:10001", "pigeon:coop", "exec:ssh 'x", "exec,rate=NaN:x", "exec,:x",
+	} {
+		f.Add(text)
+	}
 	f.Fuzz(func(t *testing.T, text string) {
 		a, err := ParseAddress(text)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -30,6 +31,10 @@ import (
 // A client whose line is slow says what it knows of it beside its e: in the clear,
 // because there is no key yet, but nobody can change it unnoticed. The server then
 // leaves out what can wait, and both use lanes (lanes.go).
+
+// ErrLeft says that a client went away in good order between the server's hello and
+// its own: it wanted to know who is there, or does not accept it.
+var ErrLeft = errors.New("it learned who this server is, and left")
 
 // Answer is the server's side. It returns the channel with what the client said
 // of itself; whether to let it in is the caller's to decide, and to say in the
@@ -73,7 +78,9 @@ func answer(conn transport.Conn, key identity.Key, hello ServerHello, random io.
 	if err := h.write(nil, payload); err != nil {
 		return nil, ch, err
 	}
-	if payload, err = h.read(maxMsg); err != nil {
+	if payload, err = h.read(maxMsg); err == io.EOF {
+		return nil, ch, ErrLeft
+	} else if err != nil {
 		return nil, ch, err
 	}
 	if err := ch.parse(payload); err != nil {
@@ -286,7 +293,8 @@ func (h *handshake) write(before, payload []byte) error {
 	return err
 }
 
-// read returns the payload of the next message, which has at most max bytes.
+// read returns the payload of the next message, which has at most max bytes. The error
+// is io.EOF itself only if nothing of it has come.
 func (h *handshake) read(max int) ([]byte, error) {
 	var head [2]byte
 	if _, err := io.ReadFull(h.conn, head[:]); err != nil {
@@ -297,7 +305,9 @@ func (h *handshake) read(max int) ([]byte, error) {
 		return nil, broken("a handshake message of %d bytes, where %d are allowed", n, max)
 	}
 	msg := make([]byte, n)
-	if _, err := io.ReadFull(h.conn, msg); err != nil {
+	if _, err := io.ReadFull(h.conn, msg); err == io.EOF {
+		return nil, io.ErrUnexpectedEOF
+	} else if err != nil {
 		return nil, err
 	}
 	payload, first, second, err := h.ReadMessage(nil, msg)

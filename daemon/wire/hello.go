@@ -112,7 +112,7 @@ type ClientHello struct {
 	Method   Method
 	User     string // without the server
 	Password string // ByPassword, ByJoining
-	Label    string // the device's name for people: ByPassword, ByJoining
+	Label    string // at most MaxLabel; the device's name for people: ByPassword, ByJoining
 	Invite   string // ByJoining
 	Parts    []Part // of envelopes, from an earlier connection; for Open
 	Have     []Have // the same as Answer returns it
@@ -126,9 +126,12 @@ type ClientHello struct {
 // needed again when the server knows the whole key.
 const proofOf = "noipchat device key"
 
+// MaxLabel bounds what a user calls a device, in bytes of UTF-8.
+const MaxLabel = 64
+
 // Bounds of what a login says, in bytes.
 const (
-	maxAgent  = 64 // and of labels and invitations
+	maxAgent  = 64 // and of invitations
 	maxSecret = 1024
 )
 
@@ -183,7 +186,7 @@ func (h *ClientHello) parse(b []byte) error {
 	}
 	h.User = r.Name()
 	h.Password = r.String(maxSecret)
-	h.Label = r.Text(maxAgent)
+	h.Label = r.Text(MaxLabel)
 	h.Invite = r.Text(maxAgent)
 	r.Fields(func(key uint64) bool {
 		if key == keyHave {

@@ -63,6 +63,8 @@ func FuzzRoutes(f *testing.F) {
 	key := identity.KeyFromSeed([32]byte{1})
 	a := Announcement{Name: "a", Key: key.Public()}
 	f.Add(a.Sign(key))
+	f.Add(a.Sign(identity.KeyFromSeed([32]byte{2}))) // by another one
+	f.Add(body[:len(body)-1])
 	f.Fuzz(func(t *testing.T, body []byte) {
 		if m, err := ParseRoutes(body); err == nil {
 			m.Anew, m.Answer = 0, 0 // in the map, which may have more
