@@ -181,6 +181,7 @@ func TestHandoffRefused(t *testing.T) {
 		}, nil},
 		{"another program", "it knows nothing of handoffs", func() { h.script("exit 0") }, nil},
 		{"it fails", "exit status 3: it has no wish to", func() { h.script("echo it has no wish to >&2; exit 3") }, nil},
+		{"another configuration", "exit status 78", func() { h.script("exit 78") }, nil},
 		{"killed", "signal: killed", func() { h.script("kill -9 $$") }, nil},
 		{"bad configuration", "unknown key", func() { h.must(os.WriteFile(config, append(good, "max_hopp = 3\n"...), 0o600)) }, nil},
 		{"state not good", "reads the state: exit status 4", func() { h.script(`"$0.real" "$@" || exit; exit 4`) }, nil},
@@ -199,7 +200,7 @@ func TestHandoffRefused(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), step.want) {
 			t.Errorf("%s: %v", step.name, err)
 		}
-		if config := errors.Is(err, control.ErrConfig); config != (step.name == "bad configuration") {
+		if config := errors.Is(err, control.ErrConfig); config != strings.HasSuffix(step.name, "configuration") {
 			t.Errorf("%s: it is an error of the configuration: %v", step.name, config)
 		}
 		if step.mend != nil {
