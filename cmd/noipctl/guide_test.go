@@ -64,7 +64,7 @@ func guideOn(t *testing.T, term string, args ...string) (who *typist, dir string
 // await waits until the screen shows a text that it did not show before.
 func (w *typist) await(text string) {
 	w.t.Helper()
-	w.keys.SetReadDeadline(time.Now().Add(20 * time.Second))
+	w.keys.SetReadDeadline(time.Now().Add(time.Minute))
 	for b := make([]byte, 4<<10); !strings.Contains(w.seen, text); {
 		n, err := w.keys.Read(b)
 		if w.seen += string(b[:n]); err != nil {
@@ -77,7 +77,7 @@ func (w *typist) await(text string) {
 // end waits for the program's end, reading on, and returns its exit code.
 func (w *typist) end() int {
 	w.t.Helper()
-	w.keys.SetReadDeadline(time.Now().Add(20 * time.Second))
+	w.keys.SetReadDeadline(time.Now().Add(time.Minute))
 	for b := make([]byte, 4<<10); ; {
 		n, err := w.keys.Read(b)
 		if w.seen += string(b[:n]); err != nil {
