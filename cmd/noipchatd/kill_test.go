@@ -50,7 +50,7 @@ func kill(t *testing.T, kills, long int, before func(*stage, *rand.Rand)) {
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(kills)*6*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience+time.Duration(kills)*6*time.Second)
 	defer cancel()
 
 	s := &stage{name: "server1", dir: t.TempDir(), out: t.Output(), began: time.Now()}
