@@ -21,7 +21,7 @@ type branch struct {
 	author  message.Address
 	device  message.DeviceID // that wrote it
 	counter uint64
-	report  bool         // it is one itself: there is no receipt for a receipt
+	report  bool // it is one itself: there is no receipt for a receipt
 	raw     []byte
 	path    message.Path // by which it came from another server; nil: it is no text, or from here
 	vouch   bool         // the author is told by us, and whoever brought it that we have it
