@@ -80,7 +80,7 @@ func goLive(t *testing.T, bin string, env ...string) *live {
 	}
 	t.Cleanup(s.end)
 	admin := control.New(s.socket)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for _, err := admin.Status(ctx); err != nil; _, err = admin.Status(ctx) {
 		select {
@@ -225,7 +225,7 @@ func TestMetrics(t *testing.T) {
 	s := goLive(t, programs(t))
 	query := prometheus(t, s)
 	answered := func(expr string) bool {
-		enough := time.After(30 * time.Second)
+		enough := time.After(time.Minute)
 		for len(query(expr)) == 0 {
 			select {
 			case <-enough:
@@ -264,7 +264,11 @@ func TestMetrics(t *testing.T) {
 	if queries < 25 || len(named) < 10 {
 		t.Errorf("%d queries of the dashboard, %d metrics of the alerts", queries, len(named))
 	}
-	if raised := query(`ALERTS`); len(raised) > 0 {
+	raised := query(`ALERTS`)
+	for late := time.Now().Add(time.Minute); len(raised) > 0 && time.Now().Before(late); raised = query(`ALERTS`) {
+		time.Sleep(100 * time.Millisecond) // one scrape may have come too late
+	}
+	if len(raised) > 0 {
 		t.Errorf("alerts of a healthy server: %v", raised)
 	}
 }

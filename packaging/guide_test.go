@@ -35,10 +35,10 @@ func TestTwoServers(t *testing.T) {
 	open.sh(alice + " --password-stdin <<<'correct horse'")
 	hidden.sh(bob + " --password-stdin <<<'correct horse'")
 
-	open.sh("noipchat send bob@server2 -m 'are you there?' --wait held --timeout 30s")
-	hidden.want("noipchat receive --timeout 30s", "are you there?")
-	hidden.sh("noipchat send alice@server1 -m 'behind a router' --wait held --timeout 30s")
-	open.want("noipchat receive --timeout 30s", "behind a router")
+	open.sh("noipchat send bob@server2 -m 'are you there?' --wait held --timeout 60s")
+	hidden.want("noipchat receive --timeout 180s", "are you there?")
+	hidden.sh("noipchat send alice@server1 -m 'behind a router' --wait held --timeout 60s")
+	open.want("noipchat receive --timeout 180s", "behind a router")
 	t.Log("\n" + open.sh("noipctl status; noipctl log --peer server2; noipctl check || true"))
 }
 
@@ -70,7 +70,7 @@ func TestGuide(t *testing.T) {
 	}
 	s.screen(c, "plan", func() string { return capture("") })
 	h.want("ls /etc/noipchat; systemctl is-active noipchat.service || true", "conf.d\ninactive")
-	h.sh("tmux send-keys Enter; timeout 60 tmux wait-for ended")
+	h.sh("tmux send-keys Enter; timeout 180 tmux wait-for ended")
 	s.screen(c, "end", func() string {
 		_, end, _ := strings.Cut(capture("J -S -200"), "number [1]:")
 		return strings.TrimSpace(end) + "\n"
