@@ -157,7 +157,7 @@ func TestPackages(t *testing.T) {
 	login(right, "dave")
 	right.follow("bob")
 	left.follow("carol")
-	sessions := `noipctl session list --json | grep -E '"(bob|carol)@' | grep -o '"id":[0-9]*' | sort | tr '\n' ' '`
+	sessions := `noipctl session list --json | grep -E '"(bob|carol)@' | grep -o '"id":"[0-9]*"' | sort | tr '\n' ' '`
 	server.sh("until [ $(" + sessions + " | wc -w) = 2 ]; do sleep 0.1; done")
 
 	// 100 changes, while they talk.
