@@ -65,8 +65,8 @@ func (p *patient) check(command string) (all []finding) {
 	return all
 }
 
-// patience is what the effect of something may take.
-const patience = 40 * time.Second
+// patience is what the effect of something may take: hosts are slow that share a machine.
+const patience = 3 * time.Minute
 
 // ill provokes a finding, types what it says, and sees it go. What that brings to light
 // is typed too, until nothing is wrong.

@@ -96,7 +96,7 @@ echo correct horse | ` + other + "user add dave --password-stdin\n" +
 	first.follow("dave")
 	receives := func(h *host, user, text string) {
 		t.Helper()
-		h.want("noipchat --profile "+user+" receive --count 1 --timeout 30s", text)
+		h.want("noipchat --profile "+user+" receive --count 1 --timeout 60s", text)
 	}
 
 	// One that goes on can't be another one too; nothing is left of the attempt.
@@ -123,7 +123,7 @@ echo correct horse | ` + other + "user add dave --password-stdin\n" +
 	first.sh("for u in alice carol; do noipchat --profile $u server add " + address[second] + ":10001; done")
 	receives(first, "carol", "before the move")
 	first.says("alice", "dave@server2", "by the new machine")
-	first.sh("noipchat --profile dave send carol@server1 -m 'to the new machine' --wait held --timeout 30s")
+	first.sh("noipchat --profile dave send carol@server1 -m 'to the new machine' --wait held --timeout 60s")
 	receives(first, "carol", "to the new machine")
 
 	// It moves back, sealed for a key; and is killed on the way.

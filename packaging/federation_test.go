@@ -53,7 +53,7 @@ func (h *host) meets(n int, other *host) {
 // until waits for a script to succeed.
 func (h *host) until(script string) {
 	h.t.Helper()
-	h.sh("timeout 60 bash -c '" + script + "; until tried; do sleep 0.1; done' || { noipctl route list; noipctl peer list; noipctl queue list; exit 1; }")
+	h.sh("timeout 180 bash -c '" + script + "; until tried; do sleep 0.1; done' || { noipctl route list; noipctl peer list; noipctl queue list; exit 1; }")
 }
 
 // leads waits until mail for a server goes to a peer next.
@@ -71,12 +71,13 @@ func (h *host) linked(peer, address string) {
 // says sends a text, and returns when its sender knows that it has arrived.
 func (h *host) says(user, to, text string) {
 	h.t.Helper()
-	h.sh(fmt.Sprintf("noipchat --profile %s send %s -m '%s' --wait delivered --timeout 100s", user, to, text))
+	h.sh(fmt.Sprintf("noipchat --profile %s send %s -m '%s' --wait delivered --timeout 300s", user, to, text))
 }
 
-// has fails unless a user has received a text once.
+// has fails unless a user receives a text once. What is on his disk is printed a moment later.
 func (h *host) has(user, text string) {
 	h.t.Helper()
+	h.until(fmt.Sprintf(`tried() { grep -qF "\"text\":\"%s\"" /root/%s.log; }`, text, user))
 	if n := h.count(fmt.Sprintf("grep -cF '\"text\":\"%s\"' /root/%s.log || true", text, user)); n != 1 {
 		h.t.Errorf("%s has %d times: %s", user, n, text)
 	}
@@ -167,7 +168,7 @@ done`, i))
 		h[2].tool("net", "cable", h[2].name+":1", "down")
 		for from, to := range map[int]int{1: 3, 2: 1} {
 			go func() {
-				out, err := h[from].try(fmt.Sprintf("noipchat --profile a%d send b%d@server%[2]d -m 'the long way' --wait delivered --timeout 150s", from, to))
+				out, err := h[from].try(fmt.Sprintf("noipchat --profile a%d send b%d@server%[2]d -m 'the long way' --wait delivered --timeout 300s", from, to))
 				round <- result{out, err}
 			}()
 		}
@@ -283,7 +284,7 @@ c() { local i=$1; shift; ip netns exec s$i noipchat --home /srv/$i/client "$@"; 
 n() { local i=$1; shift; noipctl --socket /srv/$i/run/control.sock "$@"; }
 link() { ip -n s$1 link set right $2; }
 start() { systemd-run -q --unit=server$1 -p Type=notify -p NetworkNamespacePath=/run/netns/s$1 -p StandardError=append:/srv/$1/log noipchatd --config /srv/$1/noipchat.toml --state /srv/$1/state --runtime /srv/$1/run; }
-until_() { for try in $(seq 300); do if "$@"; then return; fi; sleep 0.1; done; echo "never: $*"; for i in $(seq 10); do n $i queue list && n $i peer list && n $i route list; done 2>/dev/null; exit 1; }
+until_() { for try in $(seq 900); do if "$@"; then return; fi; sleep 0.1; done; echo "never: $*"; for i in $(seq 10); do n $i queue list && n $i peer list && n $i route list; done 2>/dev/null; exit 1; }
 holds() { n $1 queue list | grep -q ^server; }
 `
 
@@ -323,7 +324,7 @@ for i in $(seq 9); do
 	until_ holds $i
 	start $j
 	link $i up
-	if [ $j = 10 ]; then c 10 receive --timeout 60s >>/root/bob.log; else until_ holds $j; fi
+	if [ $j = 10 ]; then c 10 receive --timeout 180s >>/root/bob.log; else until_ holds $j; fi
 	link $i down
 done`)
 	h.want("cat /root/bob.log", "never together")
@@ -334,7 +335,7 @@ until_ knows $(cat /root/id) 2>/dev/null
 until_ eval "n 1 route list | grep -q '^server10 *server2 '"
 until_ eval "n 10 route list | grep -q '^server1 *server9 '"
 id=$(c 1 send bob@server10 -m 'all at once' --wait held | cut -d' ' -f1)
-c 10 receive --timeout 30s >>/root/bob.log
+c 10 receive --timeout 180s >>/root/bob.log
 until_ knows $id 2>/dev/null
 c 10 receive --count 9 --timeout 2s >>/root/bob.log || [ $? = 75 ]`)
 	h.want("grep -c 'never together' /root/bob.log; grep -c 'all at once' /root/bob.log", "1\n1")

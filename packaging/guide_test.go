@@ -29,9 +29,9 @@ func TestTwoServers(t *testing.T) {
 		open.sh(alice + " --password-stdin <<<'correct horse'")
 		hidden.sh(bob + " --password-stdin <<<'correct horse'")
 		open.sh("noipchat send bob@server2 -m 'are you there?' --wait held --timeout 60s")
-		hidden.want("noipchat receive --timeout 60s", "are you there?")
+		hidden.want("noipchat receive --timeout 180s", "are you there?")
 		hidden.sh("noipchat send alice@server1 -m 'behind a router' --wait held --timeout 60s")
-		open.want("noipchat receive --timeout 60s", "behind a router")
+		open.want("noipchat receive --timeout 180s", "behind a router")
 		for _, h := range []*host{open, hidden} {
 			h.want("noipctl check --json | grep -c '\"error\"' || true", "0")
 		}
@@ -110,7 +110,7 @@ func TestGuide(t *testing.T) {
 	}
 	s.screen(c, "plan", func() string { return capture("") })
 	h.want("ls /etc/noipchat; systemctl is-active noipchat.service || true", "conf.d\ninactive")
-	h.sh("tmux send-keys Enter; timeout 60 tmux wait-for ended")
+	h.sh("tmux send-keys Enter; timeout 180 tmux wait-for ended")
 	s.screen(c, "end", func() string {
 		_, end, _ := strings.Cut(capture("J -S -200"), "number [1]:")
 		return strings.TrimSpace(end) + "\n"

@@ -345,9 +345,9 @@ func (s *session) run(c *chapter, at int, who, do string, shown []string) {
 		s.t.Fatalf("%s: who is %s?", there, who)
 	}
 	script := s.replace(do, s.real)
-	patience := 25 * time.Second
+	wait := patience
 	if *update {
-		patience = 6 * time.Second // most of it will not come
+		wait = 6 * time.Second // most of it will not come
 	}
 	for _, what := range unique.FindAllString(do, -1) {
 		is, ok := s.known[what]
@@ -361,7 +361,7 @@ func (s *session) run(c *chapter, at int, who, do string, shown []string) {
 		switch {
 		case len(shown) == 0 && err == nil, len(shown) > 0 && s.match(shown, printed):
 			return
-		case views.MatchString(do) && time.Since(began) < patience:
+		case views.MatchString(do) && time.Since(began) < wait:
 			continue
 		case len(shown) > 0 && *update:
 			s.edits[at+1+strings.Count(do, "\n")] = edit{at + 1 + strings.Count(do, "\n") + len(shown), s.told(shown, printed)}
@@ -380,12 +380,16 @@ func (s *session) screen(c *chapter, name string, look func() string) {
 		s.t.Fatalf("docs/%s has no screen %q", c.name, name)
 	}
 	p := c.pieces[n]
+	wait := patience
+	if *update {
+		wait = 5 * time.Second
+	}
 	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) { // between two looks
 		now := look()
 		switch {
 		case s.match(p.text, now):
 			return
-		case time.Since(began) < 5*time.Second:
+		case time.Since(began) < wait:
 			continue
 		case *update:
 			s.t.Logf("%s:\n%s", name, now)
@@ -521,13 +525,14 @@ dock() { # SHIP PLACE: it was somewhere else
 	ip -n $1 link set to-$2 up; up $1
 	at $2 noipctl queue retry $1
 }
-until_() { for try in $(seq 300); do if "$@"; then return; fi; sleep 0.1; done; echo "never: $*"; at ${2:-clinic} noipctl queue list; at ${2:-clinic} noipctl peer list; exit 1; }
+until_() { for try in $(seq 900); do if "$@"; then return; fi; sleep 0.1; done; echo "never: $*"; at ${2:-clinic} noipctl queue list; at ${2:-clinic} noipctl peer list; exit 1; }
 linked() { at $1 noipctl peer list | grep -q "^$2 .* up "; }
 waits() { at $1 noipctl queue list | grep -q "^$2 "; }
+lacks() { ! waits "$@"; }
 `
 
-// told waits until a user has heard that what he sent has arrived.
-const told = `told() { for try in $(seq 60); do noipchat receive --timeout 1s >/dev/null 2>&1; noipchat status $1 | grep -qE 'delivered|read' && return; done; noipchat status $1; return 1; }
+// told waits until a user has heard that what he sent was read: that is the last that he hears.
+const told = `told() { for try in $(seq 60); do noipchat receive --timeout 1s >/dev/null 2>&1; noipchat status $1 | grep -qw read && return; done; noipchat status $1; return 1; }
 `
 
 // TestHandbook types the commands of the handbook on hosts, and compares what they print.

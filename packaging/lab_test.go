@@ -146,7 +146,7 @@ func TestService(t *testing.T) {
 			h.configure("max_hopp = 3\n" + house)
 			h.want(connect+"! systemctl reload noipchat 2>/dev/null && systemctl show -p StatusText -p ActiveState noipchat; noipctl status; connect 127.0.0.1 10005",
 				"noipchat.toml:1: unknown key max_hopp", "ActiveState=active", "REFUSED", "10005 up")
-			h.want("journalctl -u noipchat --no-pager -o cat", "noipchat.toml:1: unknown key max_hopp; did you mean max_hops?")
+			h.want("journalctl --sync; journalctl -u noipchat --no-pager -o cat", "noipchat.toml:1: unknown key max_hopp; did you mean max_hops?")
 			// What it bound itself survives its death and a restart.
 			h.configure(house + added)
 			h.want(connect+"systemctl reload noipchat; kill -9 $(systemctl show -p MainPID --value noipchat); connect 127.0.0.1 10005; connect 127.0.0.1 10001; noipctl status",
@@ -220,7 +220,8 @@ done`, "1 sessions", "(number 5)")
 			if after := h.sh(state); after != before {
 				t.Errorf("before the handoffs:\n%s\nand after:\n%s", before, after)
 			}
-			h.want("grep -o 'after handoff [0-9]' /root/bob.log | sort | uniq -c | grep -c ' 1 after'; journalctl -u noipchat --no-pager -o cat | grep -c 'all was handed over'; noipctl status | grep -c ^handoff",
+			h.until("tried() { [ $(grep -c \"after handoff\" /root/bob.log) -ge 5 ]; }") // what is on bob's disk is printed a moment later
+			h.want("grep -o 'after handoff [0-9]' /root/bob.log | sort | uniq -c | grep -c ' 1 after'; journalctl --sync; journalctl -u noipchat --no-pager -o cat | grep -c 'all was handed over'; noipctl status | grep -c ^handoff",
 				"5\n5\n3")
 			h.want(connect+"connect 127.0.0.1 10001; connect ::1 10001; connect 127.0.0.1 10005", "10001 up\n10001 up\n10005 up")
 			h.want("systemctl show -p StatusText noipchat; readlink /proc/$(systemctl show -p MainPID --value noipchat)/exe; echo end", "sessions", "/usr/lib/noipchat/noipchatd\nend")

@@ -53,7 +53,7 @@ for ns in user ipc mnt uts; do readlink /proc/1/ns/$ns >/etc/open-$ns; done`)
 				}
 				return all
 			}
-			const attacked = "systemctl start noipchat.service; systemctl stop noipchat.service; echo BEGIN; journalctl -u noipchat.service --no-pager -o cat; journalctl --rotate -q --vacuum-time=1s 2>/dev/null; true"
+			const attacked = "systemctl start noipchat.service; systemctl stop noipchat.service; echo BEGIN; journalctl --sync; journalctl -u noipchat.service --no-pager -o cat; journalctl --rotate -q --vacuum-time=1s 2>/dev/null; true"
 
 			inside := lines(attacked)
 			for _, line := range inside {

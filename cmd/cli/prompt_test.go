@@ -74,7 +74,7 @@ func asking(t *testing.T) (cmd *exec.Cmd, out *strings.Builder, keys, tty *os.Fi
 	if prompt, err := bufio.NewReader(prompts).ReadString(':'); prompt != "password:" {
 		t.Fatalf("the prompt is %q, %v", prompt, err)
 	}
-	for end := time.Now().Add(5 * time.Second); echoes(t, tty); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); echoes(t, tty); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the terminal still echoes")
 		}

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/noipchat/noipchat/cmd/cli"
 	"github.com/noipchat/noipchat/daemon/client"
 	"github.com/noipchat/noipchat/daemon/identity"
@@ -109,7 +111,12 @@ func TestReceiveKilled(t *testing.T) {
 			case kill%2 == 0 && lines == last+1:
 				check(t, cmd.Process.Kill())
 			case kill%2 == 1 && lines == 1: // the reader stops, and the pipe fills
-				time.AfterFunc(time.Duration(rand.IntN(60))*time.Millisecond, func() { cmd.Process.Kill() })
+				wait := time.Duration(rand.IntN(60)) * time.Millisecond
+				if kill%4 == 1 { // however slow it is, some lines are torn
+					full(t, out)
+					wait += 100 * time.Millisecond
+				}
+				time.AfterFunc(wait, func() { cmd.Process.Kill() })
 				cmd.Process.Wait()
 			}
 		}
@@ -137,6 +144,18 @@ func pipe(t *testing.T, cmd *exec.Cmd) *os.File {
 	t.Cleanup(func() { r.Close(); w.Close() })
 	cmd.Stdout = w
 	return r
+}
+
+// full waits until a pipe takes nothing more.
+func full(t *testing.T, r *os.File) {
+	t.Helper()
+	w, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", r.Fd()), os.O_WRONLY, 0)
+	check(t, err)
+	defer w.Close() // or it would have no end
+	for room := 1; room > 0; time.Sleep(time.Millisecond) {
+		room, err = unix.Poll([]unix.PollFd{{Fd: int32(w.Fd()), Events: unix.POLLOUT}}, 0)
+		check(t, err)
+	}
 }
 
 // A line that can't be written counts as not printed.
@@ -215,7 +234,7 @@ func TestReceiveStuck(t *testing.T) {
 	check(t, err)
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	late := time.After(20 * time.Second)
+	late := time.After(time.Minute)
 	for tick := time.Tick(10 * time.Millisecond); ; {
 		select {
 		case <-tick:

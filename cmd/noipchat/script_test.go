@@ -118,7 +118,7 @@ func start(ts *testscript.TestScript, work string) error {
 		}
 	})
 	admin := control.New(ts.Getenv("NOIPCHAT_SOCKET"))
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
 		status, err := admin.Status(ctx)

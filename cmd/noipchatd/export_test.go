@@ -34,7 +34,7 @@ type moving struct {
 
 func newMoving(t *testing.T) *moving {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	m := &moving{
 		stage: &stage{name: "server1", dir: filepath.Join(t.TempDir(), "old"), out: t.Output(), began: time.Now()},
@@ -340,7 +340,7 @@ func TestImportAnnounces(t *testing.T) {
 // TestHandoffExport hands over while somebody takes an export: he is not waited for, knows
 // that it is not whole, and gets another one.
 func TestHandoffExport(t *testing.T) {
-	h := newTheatre(t, time.Minute)
+	h := newTheatre(t, patience)
 	h.start()
 	state := filepath.Join(h.dir, "state")
 	h.must(os.WriteFile(filepath.Join(state, "large"), nil, 0o600))
@@ -353,7 +353,7 @@ func TestHandoffExport(t *testing.T) {
 	if _, err := h.admin.Export(h.ctx); err == nil {
 		t.Error("there are two exports at a time")
 	}
-	_, err = h.admin.Handoff(h.ctx, "test")
+	_, err = h.handOver("test")
 	h.must(err)
 	if _, err := io.Copy(io.Discard, half); !errors.Is(err, control.ErrUnreachable) {
 		t.Errorf("the first one ends with %v", err)

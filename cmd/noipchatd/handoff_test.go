@@ -24,6 +24,10 @@ import (
 	"github.com/noipchat/noipchat/daemon/message"
 )
 
+// patience is what a test waits for what it waits for at most: much, as the machine may be
+// slow and have other things to do.
+const patience = 5 * time.Minute
+
 // theatre is a stage whose server was started from a path of its own, where other
 // programs can be put.
 type theatre struct {
@@ -31,14 +35,15 @@ type theatre struct {
 	t       *testing.T
 	ctx     context.Context
 	program string
+	asked   int // times to hand over, by handOver
 }
 
-func newTheatre(t *testing.T, patience time.Duration) *theatre {
+func newTheatre(t *testing.T, most time.Duration) *theatre {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), most)
 	t.Cleanup(cancel)
 	dir := t.TempDir()
-	h := &theatre{&stage{name: "server1", dir: dir, out: io.Discard, began: time.Now()}, t, ctx, filepath.Join(dir, "noipchatd")}
+	h := &theatre{&stage{name: "server1", dir: dir, out: io.Discard, began: time.Now()}, t, ctx, filepath.Join(dir, "noipchatd"), 0}
 	t.Cleanup(func() {
 		h.kill(syscall.SIGKILL)
 		if strings.Contains(h.log.String(), "DATA RACE") {
@@ -93,6 +98,20 @@ func (h *theatre) status() control.Status {
 	return status
 }
 
+// handOver has all handed over. Where the machine stands still for longer than sessions may
+// be kept waiting, all goes on as before, and it is asked again.
+func (h *theatre) handOver(reason string) (o control.Handoff, err error) {
+	for range 3 {
+		h.asked++
+		if o, err = h.admin.Handoff(h.ctx, reason); err == nil || !late(err) {
+			break
+		}
+	}
+	return o, err
+}
+
+func late(err error) bool { return strings.Contains(err.Error(), context.DeadlineExceeded.Error()) }
+
 // sessions are their numbers, which a new login would change.
 func (h *theatre) sessions() string {
 	h.t.Helper()
@@ -114,7 +133,7 @@ func TestHandoffs(t *testing.T) {
 	}
 	for _, n := range sizes {
 		t.Run(strconv.Itoa(n), func(t *testing.T) {
-			h := newTheatre(t, time.Duration(60+n/10)*time.Second)
+			h := newTheatre(t, patience+time.Duration(n/10)*time.Second)
 			f := newFlock(t, n, h.stage)
 			f.pause = time.Duration(max(20, n/2)) * time.Millisecond // what two processors can do besides
 			h.start()
@@ -124,7 +143,7 @@ func TestHandoffs(t *testing.T) {
 			var pauses []time.Duration
 			for range handoffs {
 				release := f.hinder(n / 10)
-				o, err := h.admin.Handoff(h.ctx, "a test")
+				o, err := h.handOver("a test")
 				h.must(err)
 				release()
 				if o.Sessions != n || o.Closed != 0 {
@@ -157,7 +176,7 @@ func TestHandoffs(t *testing.T) {
 // TestHandoffRefused: whatever is wrong, and whenever that shows, the old program goes
 // on with all sessions, and says why.
 func TestHandoffRefused(t *testing.T) {
-	h := newTheatre(t, 2*time.Minute)
+	h := newTheatre(t, patience)
 	f := newFlock(t, 20, h.stage)
 	h.start()
 	h.must(f.come(h.ctx))
@@ -194,9 +213,9 @@ func TestHandoffRefused(t *testing.T) {
 		}},
 	}
 	open := 0
-	for i, step := range steps {
+	for _, step := range steps {
 		step.make()
-		_, err := h.admin.Handoff(h.ctx, step.name)
+		_, err := h.handOver(step.name)
 		if err == nil || !strings.Contains(err.Error(), step.want) {
 			t.Errorf("%s: %v", step.name, err)
 		}
@@ -210,7 +229,7 @@ func TestHandoffRefused(t *testing.T) {
 		h.install()
 		status := h.status()
 		last := status.Handoffs[len(status.Handoffs)-1]
-		if last.Reason != step.name || !strings.Contains(last.Error, step.want) || status.Counters["noipchat_handoff_failures_total"] != float64(i+1) {
+		if last.Reason != step.name || !strings.Contains(last.Error, step.want) || status.Counters["noipchat_handoff_failures_total"] != float64(h.asked) {
 			t.Errorf("%s: status says %+v, %v", step.name, last, status.Counters["noipchat_handoff_failures_total"])
 		}
 		if after := h.sessions(); after != before {
@@ -222,7 +241,7 @@ func TestHandoffRefused(t *testing.T) {
 			t.Errorf("%s: %d descriptors are open, and %d were", step.name, n, open)
 		}
 	}
-	o, err := h.admin.Handoff(h.ctx, "at last")
+	o, err := h.handOver("at last")
 	if err != nil || o.Sessions != len(f.birds) {
 		t.Errorf("%+v, %v", o, err)
 	}
@@ -241,7 +260,7 @@ func TestHandoffFull(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root makes a small disk")
 	}
-	h := newTheatre(t, 2*time.Minute)
+	h := newTheatre(t, patience)
 	state := filepath.Join(h.dir, "state")
 	h.must(os.Mkdir(state, 0o700))
 	if err := unix.Mount("tmpfs", state, "tmpfs", 0, "size=256m"); err != nil {
@@ -292,7 +311,7 @@ func TestHandoffFull(t *testing.T) {
 // TestHandoffSignals: many signals of each kind at any time are as good as one, and the
 // last one ends the server in order, whatever it is at.
 func TestHandoffSignals(t *testing.T) {
-	h := newTheatre(t, 2*time.Minute)
+	h := newTheatre(t, patience)
 	f := newFlock(t, 10, h.stage)
 	h.start()
 	h.must(f.come(h.ctx))
@@ -357,12 +376,12 @@ func TestHandoffLeaks(t *testing.T) {
 	if os.Getenv("NOIPCHAT_LONG") != "" {
 		handoffs = 100
 	}
-	h := newTheatre(t, 2*time.Minute)
+	h := newTheatre(t, patience)
 	f := newFlock(t, 10, h.stage)
 	h.start()
 	h.must(f.come(h.ctx))
 	handOver := func() {
-		o, err := h.admin.Handoff(h.ctx, "a test")
+		o, err := h.handOver("a test")
 		if err != nil || o.Sessions != len(f.birds) {
 			t.Fatalf("%+v, %v", o, err)
 		}
@@ -373,9 +392,17 @@ func TestHandoffLeaks(t *testing.T) {
 		handOver()
 	}
 	last := h.figures()
-	t.Logf("after one handoff %+v, after %d more %+v", first, handoffs, last)
 	const some = 8 // the spool's files and goroutines come and go
-	if last.fds > first.fds+some || last.goroutines > first.goroutines+some || last.threads > first.threads+some || last.kib > first.kib*3/2 {
+	more := func() bool {
+		return last.fds > first.fds+some || last.goroutines > first.goroutines+some || last.threads > first.threads+some || last.kib > first.kib*3/2
+	}
+	for again := 0; more() && again < 5; again++ { // what is there for a moment is not there at the next one
+		handOver()
+		handoffs++
+		last = h.figures()
+	}
+	t.Logf("after one handoff %+v, after %d more %+v", first, handoffs, last)
+	if more() {
 		t.Error("something is left by each")
 	}
 	environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", h.server.Process.Pid))
@@ -391,7 +418,7 @@ func TestHandoffLeaks(t *testing.T) {
 // TestHandoffConfiguration: what can't be applied while running is taken by a handoff,
 // except for the name.
 func TestHandoffConfiguration(t *testing.T) {
-	h := newTheatre(t, 2*time.Minute)
+	h := newTheatre(t, patience)
 	f := newFlock(t, 3, h.stage)
 	h.start()
 	h.must(f.come(h.ctx))
@@ -448,6 +475,9 @@ func TestHandoffConfiguration(t *testing.T) {
 			t.Errorf("after %v handoffs the error is %q", s.Counters["noipchat_handoffs_total"], s.Config.LastError)
 		}
 		_, err = h.admin.Reload(h.ctx, 0)
+		for try := 0; try < 3 && err != nil && late(err); try++ {
+			_, err = h.admin.Reload(h.ctx, 0)
+		}
 		h.must(err)
 	}
 	status := h.status()
@@ -476,11 +506,11 @@ func TestHandoffLinks(t *testing.T) {
 	if os.Getenv("NOIPCHAT_LONG") != "" {
 		birds, here = 1010, 100 // of which 1,000 are at the hub
 	}
-	hub := newTheatre(t, time.Minute)
+	hub := newTheatre(t, patience)
 	hub.must(hub.add("[federation]\nunknown = \"accept\"\n"))
 	all := []*theatre{hub}
 	for i := range links {
-		h := newTheatre(t, time.Minute)
+		h := newTheatre(t, patience)
 		h.name = fmt.Sprintf("server%d", i+2)
 		h.must(h.configure())
 		way := fmt.Sprintf("remote = %q", hub.address)
@@ -515,13 +545,13 @@ func TestHandoffLinks(t *testing.T) {
 		other := all[1+n%links]
 		var both errgroup.Group
 		both.Go(func() error {
-			o, err := other.admin.Handoff(hub.ctx, "a test")
+			o, err := other.handOver("a test")
 			if err == nil && (o.Links != 1 || o.Closed != 0) {
 				err = fmt.Errorf("%s: %d links were handed over, and %d connections closed", other.name, o.Links, o.Closed)
 			}
 			return err
 		})
-		o, err := hub.admin.Handoff(hub.ctx, "a test")
+		o, err := hub.handOver("a test")
 		hub.must(err)
 		if o.Links != links || o.Closed != 0 {
 			t.Errorf("%d links were handed over, and %d connections closed", o.Links, o.Closed)
@@ -573,7 +603,7 @@ func (h *theatre) linked(n int) {
 // TestHandoffLinked: of two servers one hands over again and again, while their users
 // talk: the link stays, and everything arrives once.
 func TestHandoffLinked(t *testing.T) {
-	one, two := newTheatre(t, 2*time.Minute), newTheatre(t, 2*time.Minute)
+	one, two := newTheatre(t, patience), newTheatre(t, patience)
 	two.name = "server2"
 	two.must(two.configure())
 	one.must(one.add("[[peer]]\nname = \"server2\"\n"))
@@ -598,7 +628,7 @@ func TestHandoffLinked(t *testing.T) {
 			one.must(err)
 			sent = append(sent, m)
 		}
-		_, err := one.admin.Handoff(one.ctx, "a test")
+		_, err := one.handOver("a test")
 		one.must(err)
 	}
 	for _, m := range sent {

@@ -110,7 +110,7 @@ func kill(t *testing.T, k killing) {
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute+time.Duration(kills)*6*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience+time.Duration(kills)*6*time.Second)
 	defer cancel()
 
 	s := &stage{name: "server1", dir: k.dir, out: t.Output(), began: time.Now()}

@@ -24,7 +24,7 @@ var (
 // that all buffers to them are full, and some have written half of a record. A quarter of
 // it is at the other server, which goes on.
 func hindered(t *testing.T, mortal bool) (*theatre, *flock) {
-	h, other := newTheatre(t, 5*time.Minute), newTheatre(t, 5*time.Minute)
+	h, other := newTheatre(t, patience), newTheatre(t, patience)
 	other.name = "server2"
 	h.must(h.add("[[peer]]\nname = \"server2\"\n"))
 	h.must(other.configure())
@@ -70,7 +70,7 @@ func TestStepsFail(t *testing.T) {
 	for _, step := range oldSteps {
 		release := h.clog(f)
 		h.must(h.setStep("fail:" + step))
-		_, err := h.admin.Handoff(h.ctx, step)
+		_, err := h.handOver(step)
 		if err == nil || !strings.Contains(err.Error(), "a fault at the step "+step) {
 			t.Errorf("%s: %v", step, err)
 		}
@@ -84,7 +84,7 @@ func TestStepsFail(t *testing.T) {
 		}
 	}
 	h.must(h.setStep(""))
-	o, err := h.admin.Handoff(h.ctx, "at last")
+	o, err := h.handOver("at last")
 	if err != nil || o.Sessions != len(f.birds)*3/4 || o.Links != 1 || o.Closed != 0 {
 		t.Errorf("%+v, %v", o, err)
 	}

@@ -219,7 +219,7 @@ func TestCheckLinks(t *testing.T) {
 	there.must(err)
 	for key, about := range map[string]string{s.Key: "peer", serverKey(9).String(): "key"} {
 		here := newPatient(t, well+fmt.Sprintf(link, key))
-		enough := time.After(20 * time.Second)
+		enough := time.After(time.Minute)
 		for {
 			found := here.check(t.Context(), here.config)
 			if slices.ContainsFunc(found, func(f finding) bool { return f.About == about && strings.HasPrefix(f.What, "server2 ") }) {
@@ -244,7 +244,7 @@ func TestCheckReach(t *testing.T) {
 	}
 	there := newPatient(t, both("server2", "server1"))
 	here := newPatient(t, both("server1", "server2")+"[[peer.link]]\nkind = \"unix\"\nremote = \""+filepath.Join(there.dir, "chat.sock")+"\"\n")
-	enough := time.After(30 * time.Second)
+	enough := time.After(time.Minute)
 	for {
 		found := here.check(t.Context(), here.config)
 		if slices.ContainsFunc(found, func(f finding) bool {

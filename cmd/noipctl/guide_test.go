@@ -81,7 +81,7 @@ func (w *typist) resize(columns, rows uint16) {
 // await waits until the screen shows a text that it did not show before.
 func (w *typist) await(text string) {
 	w.t.Helper()
-	w.keys.SetReadDeadline(time.Now().Add(20 * time.Second))
+	w.keys.SetReadDeadline(time.Now().Add(time.Minute))
 	for b := make([]byte, 4<<10); !strings.Contains(w.seen, text); {
 		n, err := w.keys.Read(b)
 		if w.seen += string(b[:n]); err != nil {
@@ -94,7 +94,7 @@ func (w *typist) await(text string) {
 // end waits for the program's end, reading on, and returns its exit code.
 func (w *typist) end() int {
 	w.t.Helper()
-	w.keys.SetReadDeadline(time.Now().Add(20 * time.Second))
+	w.keys.SetReadDeadline(time.Now().Add(time.Minute))
 	for b := make([]byte, 4<<10); ; {
 		n, err := w.keys.Read(b)
 		if w.seen += string(b[:n]); err != nil {

@@ -68,7 +68,7 @@ func run(t testing.TB, dir string) *part {
 // until waits for something, of which Changed tells.
 func (p *part) until(t testing.TB, what string, look func() bool) {
 	t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(time.Minute)
 	for {
 		changed := p.Changed()
 		if look() {
@@ -131,14 +131,14 @@ func TestProfile(t *testing.T) {
 			first.Kick()
 			select {
 			case <-heard:
-			case <-time.After(20 * time.Second):
+			case <-time.After(time.Minute):
 				t.Error("a kick was not told")
 			}
 			first.tell(false, []message.ID{m.ID})
 			first.tell(false, []message.ID{{2}, {1}})
 			select {
 			case <-deaf:
-			case <-time.After(20 * time.Second):
+			case <-time.After(time.Minute):
 				t.Error("a state that has risen was not told to who watches it")
 			}
 
@@ -423,7 +423,7 @@ func FuzzShare(f *testing.F) {
 		defer conn.Close()
 		conn.Write(says)
 		conn.CloseWrite()
-		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		conn.SetReadDeadline(time.Now().Add(time.Minute))
 		for in := lines(conn); ; {
 			if _, err := read(in); err == io.EOF {
 				break

@@ -164,7 +164,7 @@ func TestHostile(t *testing.T) {
 			l := newLoader("f")
 			l.add("f", text)
 			_, err := l.finish()
-			if took := time.Since(start); err == nil || took > 10*time.Second {
+			if took := time.Since(start); err == nil || took > time.Minute {
 				t.Errorf("took %v: %v", took, err)
 			}
 			t.Logf("%.2fs, %d errors: %.120v", time.Since(start).Seconds(), len(err.(Errors)), err)

@@ -26,7 +26,7 @@ func raw(t *testing.T, path, text string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(10 * time.Second)) // of the test, should the server not keep its own
+	c.SetDeadline(time.Now().Add(time.Minute)) // of the test, should the server not keep its own
 	if _, err := io.WriteString(c, text); err != nil {
 		t.Fatal(err)
 	}

@@ -65,7 +65,7 @@ func (o *office) Settled(_ *spool.Turn, token uint64, s message.State, no *messa
 // hears waits until a token was told.
 func (o *office) hears(token uint64) string {
 	o.t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(time.Minute)
 	for {
 		o.mu.Lock()
 		what, news := o.told[token], o.news
@@ -208,7 +208,7 @@ func TestCopies(t *testing.T) {
 	var l relay.Ledger
 	var texts []uint64
 	bounced := 0 // by one bounce or by two, before the texts or behind them: whoever decides writes it a moment later
-	for late := time.Now().Add(20 * time.Second); (bounced < 2 || len(texts) < 2) && time.Now().Before(late); {
+	for late := time.Now().Add(time.Minute); (bounced < 2 || len(texts) < 2) && time.Now().Before(late); {
 		for _, e := range o.take("alice@server1", 8, &l) {
 			if e.Kind != message.Bounce {
 				texts = append(texts, e.Counter)

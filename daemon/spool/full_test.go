@@ -49,7 +49,7 @@ func disk(t *testing.T, megabytes int64) string {
 // it takes messages without a restart.
 func TestFullDisk(t *testing.T) {
 	dir := disk(t, 24)
-	o := Options{JournalFile: 1 << 20, JournalFiles: 3, Quiet: 10 * time.Millisecond, Moment: time.Second}
+	o := Options{JournalFile: 1 << 20, JournalFiles: 3, Quiet: 10 * time.Millisecond, Moment: time.Minute}
 	r := open(t, dir, o)
 	carol, alice := r.sp.Queue(carolQueue), r.sp.Queue(aliceQueue)
 	var held []uint64
@@ -83,7 +83,7 @@ func TestFullDisk(t *testing.T) {
 	// In hand nothing asks for the disk.
 	p := &tap{}
 	alice.Attach(p)
-	for n := uint64(10_001); n <= 10_100; n++ {
+	for n := uint64(1_000_001); n <= 1_000_100; n++ {
 		r.put(alice, n, 50_000)
 		var turn Turn
 		e, _, _ := alice.Next(p, message.MaxEnvelope, message.Priorities)
@@ -118,7 +118,7 @@ func TestFullDisk(t *testing.T) {
 			return false
 		}
 		rest = append(rest, next)
-		if next == 10_000 { // the numbers of alice's
+		if next == 1_000_000 { // the numbers of alice's
 			out, _ := exec.Command("sh", "-c", "df -k '"+dir+"'; find '"+dir+"' -type f -size +0 -exec ls -ls {} +").CombinedOutput()
 			t.Fatalf("full %v, reserve %d, after %d messages:\n%s\n%+v", r.sp.Full(), r.sp.Reserve(), len(rest), out, carol.Info())
 		}

@@ -50,7 +50,7 @@ func (r *rig) Settled(_ *Turn, token uint64, s message.State, no *message.Refusa
 // await waits until a token was told, and returns what.
 func (r *rig) await(token uint64) message.State {
 	r.t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(time.Minute)
 	for {
 		r.mu.Lock()
 		s, news := r.told[token], r.news
@@ -435,7 +435,8 @@ func TestShare(t *testing.T) {
 			t.Fatalf("%d: %v", i, s)
 		}
 	}
-	if n := r.sp.stats.Bytes.Load(); n > 2*size+queues*100 {
+	// Another second, or another moment, that begins between two of them makes another record.
+	if n := r.sp.stats.Bytes.Load(); n > 4*size+queues*100 {
 		t.Errorf("%d bytes were written for %d queues", n, queues)
 	}
 	for i := range queues {
@@ -497,7 +498,7 @@ func TestBusyJournal(t *testing.T) {
 
 func waitFor(t testing.TB, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); {
+	for end := time.Now().Add(time.Minute); !ok(); {
 		if time.Now().After(end) {
 			t.Fatal("it does not happen")
 		}

@@ -94,31 +94,43 @@ func TestCommandEnds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer goleak.VerifyNone(t)
-			cmd, _ := shell(t, c.script)
-			if _, err := io.ReadFull(cmd, make([]byte, 6)); err != nil {
-				t.Fatal(err)
+			took := time.Hour
+			for try := 0; try < 3 && took > c.most+2*time.Second; try++ { // the machine may stand still for once
+				took = closing(t, c.script)
 			}
-			start := time.Now()
-			if err := cmd.Close(); err != nil {
-				t.Error(err)
+			if took > c.most+2*time.Second {
+				t.Errorf("closing takes %v", took)
 			}
-			if d := time.Since(start); d > c.most+2*time.Second {
-				t.Errorf("closing takes %v", d)
-			}
-			for deadline := time.Now().Add(5 * time.Second); alive(t, cmd.pid); {
-				if time.Now().After(deadline) {
-					t.Fatal("its group is still there")
-				}
-			}
-			if err := unix.Kill(cmd.pid, 0); err != unix.ESRCH {
-				t.Errorf("it was not reaped: %v", err)
-			}
-			cmd.Close()
 		})
 	}
 	if n := descriptors(t); n != before {
 		t.Errorf("%d files are open, and were %d", n, before)
 	}
+}
+
+// closing closes a command when it has said that it is ready, looks whether anything is left,
+// and returns how long Close took.
+func closing(t *testing.T, script string) (took time.Duration) {
+	t.Helper()
+	cmd, _ := shell(t, script)
+	if _, err := io.ReadFull(cmd, make([]byte, 6)); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if err := cmd.Close(); err != nil {
+		t.Error(err)
+	}
+	took = time.Since(start)
+	for deadline := time.Now().Add(time.Minute); alive(t, cmd.pid); {
+		if time.Now().After(deadline) {
+			t.Fatal("its group is still there")
+		}
+	}
+	if err := unix.Kill(cmd.pid, 0); err != unix.ESRCH {
+		t.Errorf("it was not reaped: %v", err)
+	}
+	cmd.Close()
+	return took
 }
 
 // TestCommandSays: standard error goes to the log, by the line and bounded, and the

@@ -210,7 +210,7 @@ func TestEnds(t *testing.T) {
 			t.Errorf("what was written before the end: %q, %v", all, err)
 		}
 		// Whether the first write fails is a matter of time; one of them does.
-		deadline := time.Now().Add(5 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for {
 			_, err := b.TryWrite([]byte("hello?"))
 			if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
@@ -242,7 +242,7 @@ func TestPending(t *testing.T) {
 		}
 		send(t, a, string(make([]byte, 150)))
 		arrives := func() {
-			for end := time.Now().Add(5 * time.Second); !b.Pending(); runtime.Gosched() {
+			for end := time.Now().Add(time.Minute); !b.Pending(); runtime.Gosched() {
 				if time.Now().After(end) {
 					t.Fatal("nothing comes")
 				}
@@ -277,7 +277,7 @@ func TestCloseWakes(t *testing.T) {
 		full(t, a)
 		ends := make(chan error)
 		go func() { ends <- second(l.borrow(a)) }()
-		go func() { ends <- second(a.Write(make([]byte, 10))) }()
+		go func() { ends <- second(a.Write(make([]byte, plenty))) }()
 		a.Close()
 		for range 2 {
 			if err := <-ends; !errors.Is(err, net.ErrClosed) {
@@ -290,7 +290,10 @@ func TestCloseWakes(t *testing.T) {
 	})
 }
 
-// full writes until nothing goes any more, and returns how much went.
+const plenty = 64 << 20 // bytes, more than all buffers of a connection
+
+// full writes until nothing goes any more, and returns how much went. A little later there
+// may be room again, but not for all: a kernel, or a command, passes on what it has.
 func full(t *testing.T, c Conn) (total int) {
 	t.Helper()
 	for quiet := 0; quiet < 3; {
@@ -317,9 +320,6 @@ func TestTryWrite(t *testing.T) {
 			t.Errorf("nothing: %d, %v", n, err)
 		}
 		total := full(t, a)
-		if n, err := a.TryWrite([]byte("x")); n != 0 || err != nil {
-			t.Errorf("when it is full: %d, %v", n, err)
-		}
 		if n, err := io.CopyN(io.Discard, b, int64(total)); err != nil {
 			t.Fatalf("%d of %d bytes arrived, %v", n, total, err)
 		}
@@ -365,7 +365,7 @@ func TestDeadlines(t *testing.T) {
 		a.SetWriteDeadline(time.Time{})
 		total := full(t, a)
 		a.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
-		n, err := a.Write(make([]byte, 1<<20))
+		n, err := a.Write(make([]byte, plenty))
 		over("Write when it is full", err)
 		total += n
 		a.SetDeadline(time.Time{})
