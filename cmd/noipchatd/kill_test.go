@@ -20,6 +20,10 @@ import (
 // command of a link.
 func TestMain(m *testing.M) {
 	if slices.Contains(os.Args, "--config") || slices.Contains(os.Args, "--stdio") {
+		if err := breakState(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		main()
 		return
 	}
