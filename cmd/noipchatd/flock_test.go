@@ -392,6 +392,32 @@ func (f *flock) settle(ctx context.Context) (texts uint64, err error) {
 	return texts, nil
 }
 
+// advance waits until some birds have had so many messages acked.
+func (f *flock) advance(ctx context.Context, birds []*bird, messages uint64) error {
+	before := make([]uint64, len(birds))
+	for i, b := range birds {
+		b.mu.Lock()
+		before[i] = b.acked
+		b.mu.Unlock()
+	}
+	for i, b := range birds {
+		for {
+			b.mu.Lock()
+			done, changed := b.acked >= before[i]+messages, b.changed
+			b.mu.Unlock()
+			if done {
+				break
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return fmt.Errorf("%s waits in vain for acks", b.name)
+			}
+		}
+	}
+	return nil
+}
+
 // leave ends all connections, and returns what went wrong with them before.
 func (f *flock) leave() error {
 	f.stopped.Store(true)

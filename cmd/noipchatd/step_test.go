@@ -3,8 +3,6 @@
 package main
 
 import (
-	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -118,32 +116,6 @@ func TestStepsKilled(t *testing.T) {
 		}
 	}
 	h.end(f)
-}
-
-// advance waits until some birds have had so many messages acked.
-func (f *flock) advance(ctx context.Context, birds []*bird, messages uint64) error {
-	before := make([]uint64, len(birds))
-	for i, b := range birds {
-		b.mu.Lock()
-		before[i] = b.acked
-		b.mu.Unlock()
-	}
-	for i, b := range birds {
-		for {
-			b.mu.Lock()
-			done, changed := b.acked >= before[i]+messages, b.changed
-			b.mu.Unlock()
-			if done {
-				break
-			}
-			select {
-			case <-changed:
-			case <-ctx.Done():
-				return fmt.Errorf("%s waits in vain for acks", b.name)
-			}
-		}
-	}
-	return nil
 }
 
 // setStep says what happens at which step.
