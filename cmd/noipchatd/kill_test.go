@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -20,7 +21,7 @@ import (
 // command of a link.
 func TestMain(m *testing.M) {
 	if slices.Contains(os.Args, "--config") || slices.Contains(os.Args, "--stdio") {
-		if err := breakState(); err != nil {
+		if err := errors.Join(breakState(), takeMemory()); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
