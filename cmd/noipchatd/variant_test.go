@@ -36,6 +36,11 @@ func tryBuild(dir, name, command string, edits ...edit) (path string, err error)
 	if err != nil {
 		return "", err
 	}
+	return tryBuildIn(root, dir, name, command, edits...)
+}
+
+// tryBuildIn does it in a tree.
+func tryBuildIn(root, dir, name, command string, edits ...edit) (path string, err error) {
 	var overlay struct{ Replace map[string]string }
 	overlay.Replace = map[string]string{}
 	for i, e := range edits {
@@ -119,6 +124,39 @@ func TestHandoffVersions(t *testing.T) {
 	v.refuses(build(t, "noipctl", "noipctl"), "back", "the state has version 2, and this program reads 1 to 1")
 	v.handOver("after") // and so "this" has changed nothing
 	v.end()
+}
+
+// TestHandoffHistory: the same with programs as they were when they began to hand on another
+// state, of this tree's history.
+func TestHandoffHistory(t *testing.T) {
+	if os.Getenv("NOIPCHAT_LONG") == "" {
+		t.Skip("it builds all of two earlier programs: NOIPCHAT_LONG=1")
+	}
+	const this = "this"
+	for name, commit := range map[string]string{
+		"1-links": "f78205ec623a4188f7fb2067c0e191336f541b21", // as in daemon/testdata/state
+		"2-users": "fd7a2e7f8d7c254623476b8c1a8901a711a3d1cb",
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			tree := filepath.Join(dir, "tree")
+			if err := os.Mkdir(tree, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := exec.Command("sh", "-c", "git -C ../.. archive "+commit+" >\"$0/tar\" && tar -xf \"$0/tar\" -C \"$1\"", dir, tree).CombinedOutput(); err != nil {
+				t.Skipf("this tree has no history: %v\n%s", err, out)
+			}
+			old, err := tryBuildIn(tree, dir, name, "noipchatd")
+			if err != nil {
+				t.Skip("what it needs is not here any more:", err)
+			}
+			v := newVersions(t, map[string]string{name: old, this: build(t, this, "noipchatd")}, name)
+			for _, next := range []string{this, name, this, name, this} {
+				v.handOver(next)
+			}
+			v.end()
+		})
+	}
 }
 
 // versions is a server whose program is changed for others again and again, with a link to
