@@ -21,9 +21,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/noipchat/noipchat/cmd/cli"
+	"github.com/noipchat/noipchat/daemon"
 	"github.com/noipchat/noipchat/daemon/client"
 	"github.com/noipchat/noipchat/daemon/control"
 	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/transport"
 )
 
 // theatre is a stage whose server was started from a path of its own, where other
@@ -459,8 +461,8 @@ func TestHandoffConfiguration(t *testing.T) {
 
 // TestHandoffLinks: a server hands over again and again, and so do those that it has
 // links to, one of them at the same time. Their users write to each other, all of them by
-// way of it: no connection ends, no link does, be it a command's, and nothing is lost,
-// repeated or reordered.
+// way of it: no connection ends, no link does, be it a command's, nothing is lost, repeated
+// or reordered, and no nonce used twice.
 func TestHandoffLinks(t *testing.T) {
 	const links = 10
 	handoffs, birds, here := 20, 2*(links+1), 1
@@ -472,14 +474,23 @@ func TestHandoffLinks(t *testing.T) {
 	}
 	hub := newTheatre(t, time.Minute)
 	hub.must(hub.add("[federation]\nunknown = \"accept\"\n"))
-	all := []*theatre{hub}
+	all, bridges := []*theatre{hub}, []*bridge(nil)
 	for i := range links {
 		h := newTheatre(t, time.Minute)
 		h.name = fmt.Sprintf("server%d", i+2)
 		h.must(h.configure())
-		way := fmt.Sprintf("remote = %q", hub.address)
+		kind, at, hubs := "tcp", "127.0.0.1:0", hub.address
 		if i%3 == 0 {
-			way = fmt.Sprintf("kind = \"exec\"\ncommand = [%q, \"--stdio\", \"--runtime\", %q]", hub.program, filepath.Join(hub.dir, "run"))
+			kind, at, hubs = "unix", daemon.StdioSocket(h.dir), daemon.StdioSocket(filepath.Join(hub.dir, "run"))
+		}
+		l, err := transport.Listen(hub.ctx, kind, at)
+		hub.must(err)
+		bridges = append(bridges, newBridge(t, l, h.stage, hub.stage, func(ctx context.Context) (transport.Conn, error) {
+			return transport.Dial(ctx, kind, "", hubs)
+		}))
+		way := fmt.Sprintf("remote = %q", l.Addr())
+		if kind == "unix" {
+			way = fmt.Sprintf("kind = \"exec\"\ncommand = [%q, \"--stdio\", \"--runtime\", %q]", hub.program, h.dir)
 		}
 		h.must(h.add("[federation]\nunknown = \"accept\"\n[[peer]]\nname = \"server1\"\n[[peer.link]]\n%s\ntimeout = \"0s\"\n", way))
 		all = append(all, h)
@@ -533,8 +544,22 @@ func TestHandoffLinks(t *testing.T) {
 		}
 	}
 	hub.must(f.leave())
+	seen := nonces{}
+	for _, b := range f.birds[:min(birds, 100)] {
+		hub.must(seen.hear(b.tapes...))
+	}
+	devices := len(seen)
+	for _, b := range bridges {
+		before := len(seen)
+		if tapes := b.close(); len(tapes) != 2 {
+			t.Errorf("%s has made %d links", b.from.name, len(tapes)/2)
+		} else if hub.must(seen.hear(tapes...)); len(seen) == before {
+			t.Errorf("nothing was heard of the link of %s", b.from.name)
+		}
+	}
 	p50, p99 := quantiles(pauses)
-	t.Logf("%d sessions, %d links, %d handoffs, %d texts: pause p50 %v, p99 %v", birds, links, handoffs, texts, p50, p99)
+	t.Logf("%d sessions, %d links, %d handoffs, %d texts: pause p50 %v, p99 %v; %d nonces of devices and %d of links, none twice",
+		birds, links, handoffs, texts, p50, p99, devices, len(seen)-devices)
 }
 
 // links are those of a server, and since when they are up: a new one would change that.

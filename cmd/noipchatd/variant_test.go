@@ -162,23 +162,17 @@ func TestHandoffHistory(t *testing.T) {
 // versions is a server whose program is changed for others again and again, with a link to
 // another one, while a flock talks.
 type versions struct {
-	*theatre
-	f            *flock
-	other        *theatre
+	*pair
 	programs     map[string]string
 	now          string // what runs
 	before, link string // its sessions, and the link
 }
 
 func newVersions(t *testing.T, programs map[string]string, first string) *versions {
-	h, other := newTheatre(t, 4*time.Minute), newTheatre(t, 4*time.Minute)
-	other.name = "server2"
-	h.must(h.add("[[peer]]\nname = \"server2\"\n"))
-	h.must(other.configure())
-	h.must(other.add("[[peer]]\nname = \"server1\"\n[[peer.link]]\nremote = %q\ntimeout = \"0s\"\n", h.address))
-	v := &versions{theatre: h, f: newFlock(t, 20, h.stage, other.stage, h.stage, h.stage), other: other, programs: programs, now: first}
+	h := newPair(t, 4*time.Minute)
+	v := &versions{pair: h, programs: programs, now: first}
 	h.put(programs[first])
-	other.start()
+	h.other.start()
 	h.start()
 	h.linked(1)
 	h.must(v.f.come(h.ctx))
@@ -207,17 +201,4 @@ func (v *versions) handOver(next string) {
 		v.t.Errorf("%s: sessions are %+v, %v", where, all, err)
 	}
 	v.must(v.f.advance(v.ctx, v.f.birds, 2))
-}
-
-// end has all arrive.
-func (v *versions) end() {
-	v.t.Helper()
-	texts, err := v.f.settle(v.ctx)
-	v.must(err)
-	v.must(v.f.leave())
-	seen := nonces{}
-	for _, b := range v.f.birds {
-		v.must(seen.hear(b.tapes...))
-	}
-	v.t.Logf("%d texts, %d nonces, none twice", texts, len(seen))
 }
