@@ -325,6 +325,11 @@ func TestHandoffKilledHeard(t *testing.T) {
 			victim.server.Process.Signal(syscall.SIGUSR2)
 		}
 		time.Sleep(time.Duration(rnd.Int64N(int64(250 * time.Millisecond)))) // a handoff takes about half of that
+		if n%4 < 2 {
+			release() // and hear what comes after it, too
+			p.must(p.f.advance(p.ctx, p.f.birds, 2))
+			release = func() {}
+		}
 		victim.kill(syscall.SIGKILL)
 		release()
 		victim.start()
