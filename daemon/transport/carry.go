@@ -84,7 +84,7 @@ func Carry(c Conn, keep func(syscall.Conn) (int, error)) (k Carried, err error) 
 // Conn makes the Conn again, and owns the descriptors from then on, also after an error.
 func (k Carried) Conn(log *slog.Logger) (Conn, error) {
 	unix.SetNonblock(k.FD, true) // who has asked for a descriptor has made it a blocking one
-	if k.Local.Kind == "" { // the program before knew nothing of names
+	if k.Local.Kind == "" {      // the program before knew nothing of names
 		k.Local, k.Remote = namesOf(k.FD)
 	}
 	c := carried{os.NewFile(uintptr(k.FD), "carried"), k.Local, k.Remote}
