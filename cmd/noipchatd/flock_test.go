@@ -5,22 +5,18 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math"
-	"net"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
@@ -171,12 +167,12 @@ func (b *bird) come(ctx context.Context) error {
 		conn.Close()
 		return err
 	}
-	state := c.Export()
-	tape := &tape{Conn: conn, bird: b, from: state.In, b: slices.Clone(state.Partial)}
-	b.tapes = append(b.tapes, tape)
-	if c, err = wire.Resume(tape, state); err != nil {
+	tape, c, err := record(conn, c)
+	if err != nil {
 		return err
 	}
+	tape.bird = b
+	b.tapes = append(b.tapes, tape)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.conn, b.out, b.base, b.received = c, nil, b.acked, 0
@@ -188,34 +184,12 @@ func (b *bird) come(ctx context.Context) error {
 	return nil
 }
 
-// dial connects; if messages are large, with buffers at both ends that are soon full:
-// how much the other end's kernel takes goes by the size of a segment.
+// dial connects; if messages are large, with buffers that are soon full.
 func (b *bird) dial(ctx context.Context) (transport.Conn, error) {
 	if b.f.padding == 0 {
 		return transport.Dial(ctx, "tcp", "", b.s.address)
 	}
-	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
-		e := c.Control(func(fd uintptr) {
-			err = errors.Join(unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<10),
-				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, 536))
-		})
-		return errors.Join(e, err)
-	}}
-	c, err := d.DialContext(ctx, "tcp", b.s.address)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	f, err := c.(*net.TCPConn).File()
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	fd, err := unix.Dup(int(f.Fd()))
-	if err != nil {
-		return nil, err
-	}
-	return transport.Carried{FD: fd}.Conn(nil)
+	return dialNarrow(ctx, b.s.address)
 }
 
 // comeAgain connects after the server has died, and goes on where it was.
@@ -392,6 +366,32 @@ func (f *flock) settle(ctx context.Context) (texts uint64, err error) {
 	return texts, nil
 }
 
+// advance waits until some birds have had so many messages acked.
+func (f *flock) advance(ctx context.Context, birds []*bird, messages uint64) error {
+	before := make([]uint64, len(birds))
+	for i, b := range birds {
+		b.mu.Lock()
+		before[i] = b.acked
+		b.mu.Unlock()
+	}
+	for i, b := range birds {
+		for {
+			b.mu.Lock()
+			done, changed := b.acked >= before[i]+messages, b.changed
+			b.mu.Unlock()
+			if done {
+				break
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return fmt.Errorf("%s waits in vain for acks", b.name)
+			}
+		}
+	}
+	return nil
+}
+
 // leave ends all connections, and returns what went wrong with them before.
 func (f *flock) leave() error {
 	f.stopped.Store(true)
@@ -429,6 +429,9 @@ func (f *flock) hinder(part int) (release func()) {
 }
 
 func (b *bird) hindered() chan struct{} {
+	if b == nil {
+		return nil
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.torn
@@ -456,7 +459,7 @@ func quantiles(all []time.Duration) (p50, p99 time.Duration) {
 // tape records what comes over a connection.
 type tape struct {
 	transport.Conn
-	bird *bird
+	bird *bird // whose end it is; nil: it is a bridge's
 	from wire.Direction
 	b    []byte // of the reader
 }

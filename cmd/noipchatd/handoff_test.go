@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -19,9 +20,12 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/noipchat/noipchat/cmd/cli"
+	"github.com/noipchat/noipchat/daemon"
 	"github.com/noipchat/noipchat/daemon/client"
 	"github.com/noipchat/noipchat/daemon/control"
 	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/transport"
 )
 
 // patience is what a test waits for what it waits for at most: much, as the machine may be
@@ -35,7 +39,6 @@ type theatre struct {
 	t       *testing.T
 	ctx     context.Context
 	program string
-	asked   int // times to hand over, by handOver
 }
 
 func newTheatre(t *testing.T, most time.Duration) *theatre {
@@ -43,7 +46,7 @@ func newTheatre(t *testing.T, most time.Duration) *theatre {
 	ctx, cancel := context.WithTimeout(context.Background(), most)
 	t.Cleanup(cancel)
 	dir := t.TempDir()
-	h := &theatre{&stage{name: "server1", dir: dir, out: io.Discard, began: time.Now()}, t, ctx, filepath.Join(dir, "noipchatd"), 0}
+	h := &theatre{&stage{name: "server1", dir: dir, out: io.Discard, began: time.Now()}, t, ctx, filepath.Join(dir, "noipchatd")}
 	t.Cleanup(func() {
 		h.kill(syscall.SIGKILL)
 		if strings.Contains(h.log.String(), "DATA RACE") {
@@ -70,7 +73,13 @@ func (h *theatre) install() {
 	h.t.Helper()
 	self, err := os.Executable()
 	h.must(err)
-	b, err := os.ReadFile(self)
+	h.put(self)
+}
+
+// put puts another program there.
+func (h *theatre) put(program string) {
+	h.t.Helper()
+	b, err := os.ReadFile(program)
 	h.must(err)
 	h.must(os.WriteFile(h.program+".new", b, 0o755))
 	h.must(os.Rename(h.program+".new", h.program))
@@ -102,7 +111,6 @@ func (h *theatre) status() control.Status {
 // be kept waiting, all goes on as before, and it is asked again.
 func (h *theatre) handOver(reason string) (o control.Handoff, err error) {
 	for range 3 {
-		h.asked++
 		if o, err = h.admin.Handoff(h.ctx, reason); err == nil || !late(err) {
 			break
 		}
@@ -111,6 +119,47 @@ func (h *theatre) handOver(reason string) (o control.Handoff, err error) {
 }
 
 func late(err error) bool { return strings.Contains(err.Error(), context.DeadlineExceeded.Error()) }
+
+// refuses has noipctl ask for a handoff, which comes to nothing: what it says, and the log,
+// and the status say why.
+func (h *theatre) refuses(noipctl, reason string, code int, why ...string) {
+	h.t.Helper()
+	call := func(args ...string) (string, error) {
+		args = append([]string{"--socket", filepath.Join(h.dir, "run", "control.sock")}, args...)
+		out, err := exec.CommandContext(h.ctx, noipctl, args...).CombinedOutput()
+		return string(out), err
+	}
+	says := func(text string, parts ...string) bool {
+		return !slices.ContainsFunc(append(parts, why...), func(part string) bool { return !strings.Contains(text, part) })
+	}
+	failures := func() float64 { return h.status().Counters["noipchat_handoff_failures_total"] }
+	var logged int
+	var failed float64
+	var out string
+	var err error
+	for range 3 { // as handOver
+		logged, failed = len(h.log.String()), failures()
+		if out, err = call("handoff", "--reason", reason); says(out) || !strings.Contains(out, context.DeadlineExceeded.Error()) {
+			break
+		}
+	}
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != code || !says(out) {
+		h.t.Errorf("%s: noipctl handoff ends with %v, and says %s", reason, err, out)
+	}
+	for said := ""; !says(said, "no handoff, all goes on as before"); said = h.log.String()[logged:] {
+		if h.ctx.Err() != nil {
+			h.t.Fatalf("%s: the log says %s", reason, said)
+		}
+		time.Sleep(time.Millisecond) // it is on its way to us
+	}
+	if out, err = call("status"); err != nil || !says(out, "FAILED", "("+reason+")") {
+		h.t.Errorf("%s: noipctl status ends with %v, and says %s", reason, err, out)
+	}
+	if n := failures(); n != failed+1 {
+		h.t.Errorf("%s: %v failures were counted", reason, n-failed)
+	}
+}
 
 // sessions are their numbers, which a new login would change.
 func (h *theatre) sessions() string {
@@ -176,6 +225,7 @@ func TestHandoffs(t *testing.T) {
 // TestHandoffRefused: whatever is wrong, and whenever that shows, the old program goes
 // on with all sessions, and says why.
 func TestHandoffRefused(t *testing.T) {
+	noipctl, old := build(t, "noipctl", "noipctl"), build(t, "ancient", "noipchatd", ancient...)
 	h := newTheatre(t, patience)
 	f := newFlock(t, 20, h.stage)
 	h.start()
@@ -204,6 +254,8 @@ func TestHandoffRefused(t *testing.T) {
 		{"killed", "signal: killed", func() { h.script("kill -9 $$") }, nil},
 		{"bad configuration", "unknown key", func() { h.must(os.WriteFile(config, append(good, "max_hopp = 3\n"...), 0o600)) }, nil},
 		{"state not good", "reads the state: exit status 4", func() { h.script(`"$0.real" "$@" || exit; exit 4`) }, nil},
+		{"state too new", "the new program reads the state: exit status 70: noipchatd: the state has version 1, and this program reads 0 to 0", func() { h.put(old) }, nil},
+		{"no memory for it", "memory", func() { h.script(`ulimit -v 100000; exec "$0.real" "$@"`) }, nil},
 		{"gone at last", "becoming ", func() { h.script(`"$0.real" "$@"; code=$?; rm "$0"; exit $code`) }, nil},
 		{"too many files", "too many open files", func() {
 			limit := unix.Rlimit{Cur: uint64(fds()) + 14, Max: 20000}
@@ -215,23 +267,16 @@ func TestHandoffRefused(t *testing.T) {
 	open := 0
 	for _, step := range steps {
 		step.make()
-		_, err := h.handOver(step.name)
-		if err == nil || !strings.Contains(err.Error(), step.want) {
-			t.Errorf("%s: %v", step.name, err)
+		code := cli.ExitFault
+		if strings.HasSuffix(step.name, "configuration") {
+			code = cli.ExitConfig
 		}
-		if config := errors.Is(err, control.ErrConfig); config != strings.HasSuffix(step.name, "configuration") {
-			t.Errorf("%s: it is an error of the configuration: %v", step.name, config)
-		}
+		h.refuses(noipctl, step.name, code, step.want)
 		if step.mend != nil {
 			step.mend()
 		}
 		h.must(os.WriteFile(config, good, 0o600))
 		h.install()
-		status := h.status()
-		last := status.Handoffs[len(status.Handoffs)-1]
-		if last.Reason != step.name || !strings.Contains(last.Error, step.want) || status.Counters["noipchat_handoff_failures_total"] != float64(h.asked) {
-			t.Errorf("%s: status says %+v, %v", step.name, last, status.Counters["noipchat_handoff_failures_total"])
-		}
 		if after := h.sessions(); after != before {
 			t.Errorf("%s: sessions were %s, and are %s", step.name, before, after)
 		}
@@ -495,8 +540,8 @@ func TestHandoffConfiguration(t *testing.T) {
 
 // TestHandoffLinks: a server hands over again and again, and so do those that it has
 // links to, one of them at the same time. Their users write to each other, all of them by
-// way of it: no connection ends, no link does, be it a command's, and nothing is lost,
-// repeated or reordered.
+// way of it: no connection ends, no link does, be it a command's, nothing is lost, repeated
+// or reordered, and no nonce used twice.
 func TestHandoffLinks(t *testing.T) {
 	const links = 10
 	handoffs, birds, here := 20, 2*(links+1), 1
@@ -508,14 +553,23 @@ func TestHandoffLinks(t *testing.T) {
 	}
 	hub := newTheatre(t, patience)
 	hub.must(hub.add("[federation]\nunknown = \"accept\"\n"))
-	all := []*theatre{hub}
+	all, bridges := []*theatre{hub}, []*bridge(nil)
 	for i := range links {
 		h := newTheatre(t, patience)
 		h.name = fmt.Sprintf("server%d", i+2)
 		h.must(h.configure())
-		way := fmt.Sprintf("remote = %q", hub.address)
+		kind, at, hubs := "tcp", "127.0.0.1:0", hub.address
 		if i%3 == 0 {
-			way = fmt.Sprintf("kind = \"exec\"\ncommand = [%q, \"--stdio\", \"--runtime\", %q]", hub.program, filepath.Join(hub.dir, "run"))
+			kind, at, hubs = "unix", daemon.StdioSocket(h.dir), daemon.StdioSocket(filepath.Join(hub.dir, "run"))
+		}
+		l, err := transport.Listen(hub.ctx, kind, at)
+		hub.must(err)
+		bridges = append(bridges, newBridge(t, l, h.stage, hub.stage, func(ctx context.Context) (transport.Conn, error) {
+			return transport.Dial(ctx, kind, "", hubs)
+		}))
+		way := fmt.Sprintf("remote = %q", l.Addr())
+		if kind == "unix" {
+			way = fmt.Sprintf("kind = \"exec\"\ncommand = [%q, \"--stdio\", \"--runtime\", %q]", hub.program, h.dir)
 		}
 		h.must(h.add("[federation]\nunknown = \"accept\"\n[[peer]]\nname = \"server1\"\n[[peer.link]]\n%s\ntimeout = \"0s\"\n", way))
 		all = append(all, h)
@@ -569,8 +623,22 @@ func TestHandoffLinks(t *testing.T) {
 		}
 	}
 	hub.must(f.leave())
+	seen := nonces{}
+	for _, b := range f.birds[:min(birds, 100)] {
+		hub.must(seen.hear(b.tapes...))
+	}
+	devices := len(seen)
+	for _, b := range bridges {
+		before := len(seen)
+		if tapes := b.close(); len(tapes) != 2 {
+			t.Errorf("%s has made %d links", b.from.name, len(tapes)/2)
+		} else if hub.must(seen.hear(tapes...)); len(seen) == before {
+			t.Errorf("nothing was heard of the link of %s", b.from.name)
+		}
+	}
 	p50, p99 := quantiles(pauses)
-	t.Logf("%d sessions, %d links, %d handoffs, %d texts: pause p50 %v, p99 %v", birds, links, handoffs, texts, p50, p99)
+	t.Logf("%d sessions, %d links, %d handoffs, %d texts: pause p50 %v, p99 %v; %d nonces of devices and %d of links, none twice",
+		birds, links, handoffs, texts, p50, p99, devices, len(seen)-devices)
 }
 
 // links are those of a server, and since when they are up: a new one would change that.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -24,6 +25,10 @@ import (
 // command of a link, and the demo.
 func TestMain(m *testing.M) {
 	if slices.ContainsFunc([]string{"--config", "--stdio", "demo"}, func(ours string) bool { return slices.Contains(os.Args, ours) }) {
+		if err := errors.Join(breakState(), takeMemory()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		main()
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 	"time"
@@ -24,6 +25,30 @@ type Carried struct {
 type Name struct{ Kind, Text string }
 
 func nameOf(a net.Addr) Name { return Name{a.Network(), a.String()} }
+
+// namesOf asks the kernel, which is two system calls more than a state that has them.
+func namesOf(fd int) (local, remote Name) {
+	a, _ := unix.Getsockname(fd) // of no socket there are none
+	b, _ := unix.Getpeername(fd)
+	return nameIn(a), nameIn(b)
+}
+
+// nameIn is what nameOf is of package net's address for the same.
+func nameIn(a unix.Sockaddr) Name {
+	switch a := a.(type) {
+	case *unix.SockaddrInet4:
+		return Name{"tcp", netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)).String()}
+	case *unix.SockaddrInet6:
+		ip := netip.AddrFrom16(a.Addr).Unmap()
+		if zone, err := net.InterfaceByIndex(int(a.ZoneId)); err == nil {
+			ip = ip.WithZone(zone.Name)
+		}
+		return Name{"tcp", netip.AddrPortFrom(ip, uint16(a.Port)).String()}
+	case *unix.SockaddrUnix:
+		return Name{"unix", a.Name}
+	}
+	return Name{}
+}
 
 // Network implements net.Addr.
 func (n Name) Network() string { return n.Kind }
@@ -59,6 +84,9 @@ func Carry(c Conn, keep func(syscall.Conn) (int, error)) (k Carried, err error) 
 // Conn makes the Conn again, and owns the descriptors from then on, also after an error.
 func (k Carried) Conn(log *slog.Logger) (Conn, error) {
 	unix.SetNonblock(k.FD, true) // who has asked for a descriptor has made it a blocking one
+	if k.Local.Kind == "" {      // the program before knew nothing of names
+		k.Local, k.Remote = namesOf(k.FD)
+	}
 	c := carried{os.NewFile(uintptr(k.FD), "carried"), k.Local, k.Remote}
 	if err := c.SetDeadline(time.Time{}); err != nil { // what the poller knows has deadlines
 		c.Close()

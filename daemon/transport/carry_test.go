@@ -97,3 +97,42 @@ func TestCarryNothing(t *testing.T) {
 		t.Error("what isn't open is a connection")
 	}
 }
+
+// TestCarryNameless: an earlier program's state has no names, and the socket knows them.
+func TestCarryNameless(t *testing.T) {
+	for _, n := range networks() {
+		if n.name == "memory" {
+			continue
+		}
+		t.Run(n.name, func(t *testing.T) {
+			l := n.listen(t)
+			defer l.Close()
+			a, err := n.dial(t.Context(), l.Addr())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer a.Close()
+			b, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			for _, c := range []Conn{a, b} {
+				k, err := Carry(c, keepOpen)
+				if err != nil {
+					t.Fatal(err)
+				}
+				named := k
+				k.Local, k.Remote = Name{}, Name{}
+				again, err := k.Conn(nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer again.Close()
+				if local, remote := nameOf(again.LocalAddr()), nameOf(again.RemoteAddr()); local != named.Local || remote != named.Remote {
+					t.Errorf("it is between %q and %q, not between %q and %q", local, remote, named.Local, named.Remote)
+				}
+			}
+		})
+	}
+}
