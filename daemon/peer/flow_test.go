@@ -131,3 +131,40 @@ func (p *person) hasAllOf(want []string) {
 	p.until("all texts", func() bool { return len(p.texts()) >= len(want) })
 	p.hasAll(slices.Clone(want))
 }
+
+// TestCutUnderWay: whoever is cut off while acks are under way sends again what they are
+// about, and nothing of it is left anywhere when all has arrived.
+func TestCutUnderWay(t *testing.T) {
+	for _, pause := range []time.Duration{time.Millisecond, 10 * time.Millisecond, 60 * time.Millisecond, time.Second} {
+		t.Run(fmt.Sprint(pause), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.add("a", "b", "c")
+				w.link("a", "b", 0)
+				w.link("b", "c", 0)
+				time.Sleep(time.Minute)
+				alice, carol, dan := w.enter("alice", "a").come(), w.enter("carol", "c"), w.enter("dan", "c").come()
+				m := alice.sendFile("large", 20*message.PartSize, 0, carol, dan)
+				var want []string
+				for n := range 20 {
+					want = append(want, fmt.Sprint("text ", n))
+					alice.send(want[n], carol, dan)
+					time.Sleep(pause)
+					alice.toggle()
+					alice.toggle()
+				}
+				alice.learns(m, dan, message.Delivered)
+				alice.learns(m, carol, message.Held)
+				carol.come()
+				alice.learns(m, carol, message.Delivered)
+				carol.hasAllOf(append(want, "large"))
+				dan.hasAllOf(append(want, "large"))
+				time.Sleep(10 * time.Minute)
+				for name, s := range w.servers {
+					if n, _ := s.spool.Waiting(); n != 0 {
+						t.Errorf("at %s %d are left", name, n)
+					}
+				}
+			})
+		})
+	}
+}

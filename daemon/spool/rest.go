@@ -1,6 +1,8 @@
 package spool
 
 import (
+	"iter"
+	"slices"
 	"time"
 
 	"github.com/noipchat/noipchat/daemon/message"
@@ -236,14 +238,36 @@ type author struct {
 	counter uint64
 }
 
-// ByAuthor returns the entry with an envelope that a device has written under this
-// number, nil if there is none; and the bytes that were put. The first question reads all
-// that waits in the queue.
-func (q *Queue) ByAuthor(device message.DeviceID, counter uint64) (e *Entry, raw []byte) {
+// maxRepeats bounds the entries of one author under one number that are found, but for the
+// first. A client that was cut off sends again what is under way, so there is one for each time.
+const maxRepeats = 64
+
+// ByAuthor returns the entries with an envelope that a device has written under this
+// number, oldest first, with the bytes that were put. There are several while it is not
+// known yet that one is a repeat, or if they are for different receivers. The first
+// question reads all that waits in the queue.
+func (q *Queue) ByAuthor(device message.DeviceID, counter uint64) iter.Seq2[*Entry, []byte] {
+	return func(yield func(*Entry, []byte) bool) {
+		var some [4]*Entry
+		for _, e := range q.byAuthor(some[:0], author{device, counter}) {
+			q.mu.Lock()
+			raw, over := e.raw, e.flags&done != 0
+			if raw == nil && !over {
+				raw, _ = q.readLocked(e)
+			}
+			q.mu.Unlock()
+			if !over && !yield(e, raw) {
+				return
+			}
+		}
+	}
+}
+
+func (q *Queue) byAuthor(to []*Entry, by author) []*Entry {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.authors == nil {
-		q.authors = map[author]*Entry{}
+		q.authors, q.repeats = map[author]*Entry{}, map[author][]*Entry{}
 		for i := range q.lanes {
 			l := &q.lanes[i]
 			for _, e := range l.ents[l.head:] {
@@ -253,20 +277,52 @@ func (q *Queue) ByAuthor(device message.DeviceID, counter uint64) (e *Entry, raw
 			}
 		}
 	}
-	if e = q.authors[author{device, counter}]; e == nil {
-		return nil, nil
+	if e := q.authors[by]; e != nil {
+		to = append(append(to, e), q.repeats[by]...)
 	}
-	if raw = e.raw; raw == nil {
-		raw, _ = q.readLocked(e)
-	}
-	return e, raw
+	return to
 }
 
 func (q *Queue) noteAuthorLocked(e *Entry) {
 	if e.by == (author{}) {
 		e.by = q.authorLocked(e)
 	}
-	q.authors[e.by] = e
+	switch {
+	case e.by == author{}:
+	case q.authors[e.by] == nil:
+		q.authors[e.by] = e
+	case len(q.repeats[e.by]) < maxRepeats:
+		q.repeats[e.by] = append(q.repeats[e.by], e)
+	}
+}
+
+// dropAuthorLocked forgets who has written an entry that is done. A repeat of it takes its
+// place: it is not known yet that it is one, or it is for others.
+func (q *Queue) dropAuthorLocked(e *Entry) {
+	first := q.authors[e.by] == e
+	if len(q.repeats) == 0 {
+		if first {
+			delete(q.authors, e.by)
+		}
+		return
+	}
+	repeats := q.repeats[e.by]
+	i := slices.Index(repeats, e)
+	switch {
+	case first && len(repeats) == 0:
+		delete(q.authors, e.by)
+	case first:
+		q.authors[e.by] = repeats[0]
+		i = 0
+	}
+	if i < 0 {
+		return
+	}
+	if repeats = slices.Delete(repeats, i, i+1); len(repeats) == 0 {
+		delete(q.repeats, e.by)
+	} else {
+		q.repeats[e.by] = repeats
+	}
 }
 
 func (q *Queue) authorLocked(e *Entry) author {
