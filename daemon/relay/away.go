@@ -223,7 +223,12 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 		q.Decline(t, e, later)
 		return
 	}
-	q.Rest(t, e, min(time.Duration(r.resend.Load())<<min(q.Tries(e), 10), maxResend))
+	wait := min(time.Duration(r.resend.Load())<<min(q.Tries(e), 10), maxResend)
+	if via == q.Name() { // held there: who is left is away
+		q.Rest(t, e, wait)
+	} else {
+		q.Await(t, e, wait)
+	}
 }
 
 // unpacked is the envelope in what waits for a server, which way it has come, and for

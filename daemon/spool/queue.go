@@ -434,9 +434,7 @@ func (q *Queue) DoneAs(t *Turn, e *Entry, state message.State) (owed bool) {
 		return false
 	}
 	q.endLocked(e)
-	if e.since >= q.attached {
-		q.lanes[e.lane].paced(time.Duration(t.now(q.sp)-e.since), q.sp.o.Moment)
-	}
+	q.pacedLocked(t, e)
 	owed = e.flags&isDurable != 0
 	if l := &q.lanes[e.lane]; owed && !e.store.segment {
 		l.owed = append(l.owed, e)
@@ -457,6 +455,14 @@ func (q *Queue) DoneAs(t *Turn, e *Entry, state message.State) (owed bool) {
 		e.owner.Settled(t, e.token, state, nil)
 	}
 	return false
+}
+
+// pacedLocked learns from the first ack of an entry: what has rested waits for something
+// else.
+func (q *Queue) pacedLocked(t *Turn, e *Entry) {
+	if e.tries == 0 && e.since >= q.attached {
+		q.lanes[e.lane].paced(time.Duration(t.now(q.sp)-e.since), q.sp.o.Moment)
+	}
 }
 
 // paced learns from what an ack took.
