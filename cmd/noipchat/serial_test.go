@@ -23,15 +23,7 @@ func TestSerial(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if info, err := os.Stat(shaper); err == nil && info.IsDir() {
-		build := exec.Command("go", "build", "-o", filepath.Join(dir, "shaper"), ".")
-		build.Dir = shaper
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-	} else if err := os.Symlink(shaper, filepath.Join(dir, "shaper")); err != nil {
-		t.Fatal(err)
-	}
+	placeShaper(t, shaper, dir)
 	p := params("testdata/serial")
 	setup := p.Setup
 	p.Setup = func(e *testscript.Env) error {
@@ -51,4 +43,19 @@ func TestSerial(t *testing.T) {
 		return nil
 	}
 	testscript.Run(t, p)
+}
+
+// placeShaper puts the shaper into a folder: a program, or one that it builds from the folder
+// with its source.
+func placeShaper(t *testing.T, shaper, dir string) {
+	t.Helper()
+	if info, err := os.Stat(shaper); err == nil && info.IsDir() {
+		build := exec.Command("go", "build", "-o", filepath.Join(dir, "shaper"), ".")
+		build.Dir = shaper
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	} else if err := os.Symlink(shaper, filepath.Join(dir, "shaper")); err != nil {
+		t.Fatal(err)
+	}
 }

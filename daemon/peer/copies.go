@@ -297,20 +297,18 @@ func (c *copies) arrived(t *spool.Turn, r *message.Report) {
 
 // end is arrived for one queue and one number.
 func (c *copies) end(t *spool.Turn, q *spool.Queue, r *message.Report, counter uint64) {
-	entry, packed := q.ByAuthor(r.Device, counter)
-	if entry == nil {
-		return
-	}
-	x, ok := readCopy(packed)
-	if !ok {
-		return
-	}
-	for i, to := range x.e.To {
-		if to == r.Receiver && q.Open(entry)&(1<<i) != 0 && q.Narrow(entry, 1<<i) == 0 {
-			q.End(t, entry, message.Held)
-			c.mu.Lock()
-			c.flood.Drop(x.id)
-			c.mu.Unlock()
+	for entry, packed := range q.ByAuthor(r.Device, counter) {
+		x, ok := readCopy(packed)
+		if !ok {
+			continue
+		}
+		for i, to := range x.e.To {
+			if to == r.Receiver && q.Open(entry)&(1<<i) != 0 && q.Narrow(entry, 1<<i) == 0 {
+				q.End(t, entry, message.Held)
+				c.mu.Lock()
+				c.flood.Drop(x.id)
+				c.mu.Unlock()
+			}
 		}
 	}
 }

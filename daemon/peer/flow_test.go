@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/noipchat/noipchat/daemon/client"
 	"github.com/noipchat/noipchat/daemon/message"
 	"github.com/noipchat/noipchat/daemon/spool"
 	"github.com/noipchat/noipchat/daemon/transport"
@@ -130,4 +131,104 @@ func (p *person) hasAllOf(want []string) {
 	p.t.Helper()
 	p.until("all texts", func() bool { return len(p.texts()) >= len(want) })
 	p.hasAll(slices.Clone(want))
+}
+
+// TestCutUnderWay: whoever is cut off while acks are under way sends again what they are
+// about, and nothing of it is left anywhere when all has arrived.
+func TestCutUnderWay(t *testing.T) {
+	for _, pause := range []time.Duration{time.Millisecond, 10 * time.Millisecond, 60 * time.Millisecond, time.Second} {
+		t.Run(fmt.Sprint(pause), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.add("a", "b", "c")
+				w.link("a", "b", 0)
+				w.link("b", "c", 0)
+				time.Sleep(time.Minute)
+				alice, carol, dan := w.enter("alice", "a").come(), w.enter("carol", "c"), w.enter("dan", "c").come()
+				m := alice.sendFile("large", 20*message.PartSize, 0, carol, dan)
+				var want []string
+				for n := range 20 {
+					want = append(want, fmt.Sprint("text ", n))
+					alice.send(want[n], carol, dan)
+					time.Sleep(pause)
+					alice.toggle()
+					alice.toggle()
+				}
+				alice.learns(m, dan, message.Delivered)
+				alice.learns(m, carol, message.Held)
+				carol.come()
+				alice.learns(m, carol, message.Delivered)
+				carol.hasAllOf(append(want, "large"))
+				dan.hasAllOf(append(want, "large"))
+				time.Sleep(10 * time.Minute)
+				for name, s := range w.servers {
+					if n, _ := s.spool.Waiting(); n != 0 {
+						t.Errorf("at %s %d are left", name, n)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestLargeAway: a file for somebody who is away is held about as soon as one for somebody at
+// the same server, however far his home is: nobody waits for what will take its time. So is a text.
+func TestLargeAway(t *testing.T) {
+	for hops := range 3 {
+		t.Run(fmt.Sprint(hops), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.journal = spool.Options{JournalFile: 4 << 20, JournalFiles: 6}
+				w.add("s0", "s1", "s2")
+				w.link("s0", "s1", 0)
+				w.link("s1", "s2", 0)
+				time.Sleep(time.Minute)
+				alice, bob := w.enter("alice", "s0").come(), w.enter("bob", fmt.Sprint("s", hops))
+				for n := range 2 { // the second one after receipts that took their time
+					start := time.Now()
+					m := alice.sendFile("large", 100*message.PartSize, 0, bob)
+					alice.learns(m, bob, message.Held)
+					if took := time.Since(start); took > 200*time.Millisecond {
+						t.Errorf("file %d is held after %v", n+1, took)
+					}
+					start = time.Now()
+					text := alice.send("a text", bob)
+					alice.learns(text, bob, message.Held)
+					if took := time.Since(start); took > 10*time.Millisecond {
+						t.Errorf("text %d is held after %v", n+1, took)
+					}
+					time.Sleep(300 * time.Millisecond)
+					bob.come()
+					alice.learns(m, bob, message.Delivered)
+					alice.learns(text, bob, message.Delivered)
+					bob.toggle()
+				}
+			})
+		})
+	}
+}
+
+// TestPassedOn: what only passes by servers on its way between two who are online touches no
+// disk, be it much.
+func TestPassedOn(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b", "c", "d")
+		w.link("a", "b", 0)
+		w.link("c", "b", 0)
+		w.link("c", "d", 0)
+		time.Sleep(time.Minute)
+		alice, dan := w.enter("alice", "a").come(), w.enter("dan", "d").come()
+		var want []string
+		var m client.Message
+		for n := range 200 {
+			want = append(want, fmt.Sprint("text ", n))
+			m = alice.send(want[n], dan)
+		}
+		alice.learns(m, dan, message.Delivered)
+		alice.learns(alice.sendFile("large", 100*message.PartSize, 0, dan), dan, message.Delivered)
+		dan.hasAllOf(append(want, "large"))
+		for name, s := range w.servers {
+			if n := s.spool.Stats().Bytes.Load(); n != 0 {
+				t.Errorf("at %s %d bytes went to the journal", name, n)
+			}
+		}
+	})
 }

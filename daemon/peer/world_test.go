@@ -60,6 +60,24 @@ type world struct {
 	cut   map[[2]string]bool // cables that are cut
 	conns map[[2]string][]transport.Conn
 	holes map[[2]string]bool // cables in which all that is written from now on is lost
+	bytes map[[2]string]*carried
+}
+
+// carried is what has gone over a cable, from and to who has dialled.
+type carried struct{ out, in atomic.Int64 }
+
+// since returns that since it was last asked.
+func (c *carried) since() (out, in int64) { return c.out.Swap(0), c.in.Swap(0) }
+
+// carried returns what counts a cable's bytes.
+func (w *world) carried(a, b string) *carried {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k := cable(a, b)
+	if w.bytes[k] == nil {
+		w.bytes[k] = new(carried)
+	}
+	return w.bytes[k]
 }
 
 // hole is the dialling end of a connection whose cable may become a hole.
@@ -67,6 +85,7 @@ type hole struct {
 	transport.Conn
 	w     *world
 	cable [2]string
+	bytes *carried
 	is    bool // guarded by w.mu
 }
 
@@ -81,18 +100,35 @@ func (h *hole) Write(b []byte) (int, error) {
 	if h.lost() {
 		return len(b), nil
 	}
-	return h.Conn.Write(b)
+	n, err := h.Conn.Write(b)
+	h.bytes.out.Add(int64(n))
+	return n, err
 }
 
 func (h *hole) TryWrite(b []byte) (int, error) {
 	if h.lost() {
 		return len(b), nil
 	}
-	return h.Conn.TryWrite(b)
+	n, err := h.Conn.TryWrite(b)
+	h.bytes.out.Add(int64(n))
+	return n, err
+}
+
+func (h *hole) Read(b []byte) (int, error) {
+	n, err := h.Conn.Read(b)
+	h.bytes.in.Add(int64(n))
+	return n, err
+}
+
+// Borrow implements transport.Conn.
+func (h *hole) Borrow(lend func() []byte, giveBack func([]byte)) ([]byte, int, error) {
+	b, n, err := h.Conn.Borrow(lend, giveBack)
+	h.bytes.in.Add(int64(n))
+	return b, n, err
 }
 
 func newWorld(t testing.TB) *world {
-	return &world{t: t, net: new(transport.Memory), journal: spool.Options{JournalFile: 1 << 18, JournalFiles: 4}, servers: map[string]*server{}, cut: map[[2]string]bool{}, conns: map[[2]string][]transport.Conn{}, holes: map[[2]string]bool{}, hops: 10}
+	return &world{t: t, net: new(transport.Memory), journal: spool.Options{JournalFile: 1 << 18, JournalFiles: 4}, servers: map[string]*server{}, cut: map[[2]string]bool{}, conns: map[[2]string][]transport.Conn{}, holes: map[[2]string]bool{}, bytes: map[[2]string]*carried{}, hops: 10}
 }
 
 // server is a whole server but for its configuration and control socket.
@@ -268,7 +304,7 @@ func (s *server) dial(ctx context.Context, a transport.Address) (transport.Conn,
 		conn, err = s.w.net.Dial(ctx, a.Remote)
 	}
 	if err == nil {
-		conn = &hole{Conn: conn, w: s.w, cable: k}
+		conn = &hole{Conn: conn, w: s.w, cable: k, bytes: s.w.carried(s.name, to)}
 		s.w.mu.Lock()
 		s.w.conns[k] = append(s.w.conns[k], conn)
 		s.w.mu.Unlock()

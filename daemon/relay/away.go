@@ -223,7 +223,12 @@ func (r *Relay) Taken(t *spool.Turn, l *Ledger, q *spool.Queue, e *spool.Entry, 
 		q.Decline(t, e, later)
 		return
 	}
-	q.Rest(t, e, min(time.Duration(r.resend.Load())<<min(q.Tries(e), 10), maxResend))
+	wait := min(time.Duration(r.resend.Load())<<min(q.Tries(e), 10), maxResend)
+	if via == q.Name() { // held there: who is left is away
+		q.Rest(t, e, wait)
+	} else {
+		q.Await(t, e, wait)
+	}
 }
 
 // unpacked is the envelope in what waits for a server, which way it has come, and for
@@ -301,30 +306,34 @@ func (r *Relay) answered(t *spool.Turn, e *message.Envelope, a *Arrival) {
 	state := min(p.State, message.Delivered)
 	arrived := 0
 	for n := range p.Counters.All(maxAnswered) {
-		entry, packed := q.ByAuthor(p.Device, n)
-		if entry == nil {
-			continue
-		}
-		_, env, open, err := unpacked(packed)
-		if err != nil {
-			continue
-		}
-		q.SetOpen(entry, open)
-		for i, to := range env.To {
-			if to != p.Receiver || q.Open(entry)&(1<<i) == 0 {
-				continue
-			}
-			if p.State == message.Held {
-				r.remember(Event{ID: message.IDOf(env.Raw), Receiver: to, State: p.State, Path: p.Path})
-				continue
-			}
-			if left, _ := r.settle(t, q, entry, &env, message.IDOf(env.Raw), i, state, no, p.Path); left == 0 {
-				q.End(t, entry, state)
-			}
-			arrived++
+		for entry, packed := range q.ByAuthor(p.Device, n) {
+			arrived += r.settled(t, q, entry, packed, &p, state, no)
 		}
 	}
 	q.Room(t, 2*arrived)
+}
+
+// settled is answered for one entry. It returns for how many receivers it has waited no longer.
+func (r *Relay) settled(t *spool.Turn, q *spool.Queue, entry *spool.Entry, packed []byte, p *message.Report, state message.State, no *message.Refusal) (arrived int) {
+	_, env, open, err := unpacked(packed)
+	if err != nil {
+		return 0
+	}
+	q.SetOpen(entry, open)
+	for i, to := range env.To {
+		if to != p.Receiver || q.Open(entry)&(1<<i) == 0 {
+			continue
+		}
+		if p.State == message.Held {
+			r.remember(Event{ID: message.IDOf(env.Raw), Receiver: to, State: p.State, Path: p.Path})
+			continue
+		}
+		if left, _ := r.settle(t, q, entry, &env, message.IDOf(env.Raw), i, state, no, p.Path); left == 0 {
+			q.End(t, entry, state)
+		}
+		arrived++
+	}
+	return arrived
 }
 
 // oweAway is owe for what is given up in a queue for a server: each receiver there is

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -128,10 +129,12 @@ func TestBudget(t *testing.T) {
 		alice.come()
 		up, down := l.bytes()
 		t.Logf("login: %d bytes up, %d down, %v", up, down, time.Since(start).Round(time.Millisecond))
+		documented(t, "login by device, all of it", fmt.Sprint(up+down))
 		time.Sleep(24 * time.Hour)
 		if up, down := l.bytes(); up+down != 0 {
 			t.Errorf("a day of silence has %d bytes up and %d down", up, down)
 		}
+		documented(t, "a day of silence", "0")
 		text := strings.Repeat("a", 200)
 		for n := range 5 {
 			start := time.Now()
@@ -139,8 +142,13 @@ func TestBudget(t *testing.T) {
 			alice.learns(m, bob.address(), message.Delivered)
 			up, down := l.bytes()
 			t.Logf("text %d: %d bytes up, %d down, %v", n+1, up, down, time.Since(start).Round(time.Millisecond))
-			if n > 0 && up+down > 300 {
+			switch {
+			case n == 0:
+				documented(t, "text of 200 bytes and its ack, device to server, the first", fmt.Sprintf("%d + %d", up, down))
+			case up+down > 300:
 				t.Errorf("text %d has %d bytes up and %d down", n+1, up, down)
+			case n > 1: // the second one comes so soon that its time is shorter
+				documented(t, "the same from the second on", fmt.Sprintf("%d + %d = %d", up, down, up+down))
 			}
 			time.Sleep(time.Duration(n) * time.Hour)
 		}
@@ -150,8 +158,11 @@ func TestBudget(t *testing.T) {
 			time.Sleep(time.Minute)
 			up, down := l.bytes()
 			t.Logf("text %d to alice: %d bytes up, %d down", n+1, up, down)
-			if n > 0 && up+down > 300 {
+			switch {
+			case n > 0 && up+down > 300:
 				t.Errorf("text %d to alice has %d bytes up and %d down", n+1, up, down)
+			case n > 0:
+				documented(t, "server to device", fmt.Sprintf("%d + %d = %d", down, up, up+down))
 			}
 		}
 		synctest.Wait()
@@ -159,6 +170,23 @@ func TestBudget(t *testing.T) {
 			t.Errorf("%d connections were made", n)
 		}
 	})
+}
+
+// documented fails unless the table of section 8 of the protocol has a row whose second column begins
+// with a figure.
+func documented(t *testing.T, row, figure string) {
+	t.Helper()
+	b, err := os.ReadFile("../../docs/protocol.md")
+	check(t, err)
+	for line := range strings.Lines(string(b)) {
+		if columns := strings.Split(line, " | "); len(columns) > 1 && columns[0] == "| "+row {
+			if got := strings.TrimPrefix(columns[1], figure); got == columns[1] || got != "" && !strings.ContainsAny(got[:1], ":,") {
+				t.Errorf("%s: it is %s, and docs/protocol.md says %s", row, figure, columns[1])
+			}
+			return
+		}
+	}
+	t.Errorf("docs/protocol.md has no row %q", row)
 }
 
 // TestFirstMessage: who has been there before says what he has to say after one round

@@ -3,6 +3,7 @@ package spool
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/noipchat/noipchat/daemon/message"
@@ -89,6 +90,62 @@ func TestRestOfWhatTheDiskRefused(t *testing.T) {
 		t.Errorf("%+v is left, with %d bytes in hand", i, r.sp.HandBytes())
 	}
 	carol.Detach(&turn, p)
+}
+
+// TestRestIsHeld: what the far end holds is on disk at the end of the turn, and what it has
+// perhaps passed on is a little later, unless an answer comes before; a far end that acks fast
+// isn't thought slow because of answers that come late.
+func TestRestIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, t.TempDir(), Options{})
+		defer r.end()
+		q, p := r.sp.Queue(carolQueue), &tap{}
+		q.Attach(p)
+		for n, c := range []struct {
+			rest   func(t *Turn, e *Entry, wait time.Duration)
+			answer time.Duration // when it comes; 0: in the same turn
+			within time.Duration // that somebody is told
+			want   message.State
+		}{
+			{q.Rest, 0, 0, message.Delivered},
+			{q.Rest, time.Millisecond, 0, message.Held},
+			{q.Rest, 700 * time.Millisecond, 0, message.Held},
+			{q.Decline, 700 * time.Millisecond, 0, message.Held},
+			{q.Await, 0, 0, message.Delivered},
+			{q.Await, time.Millisecond, time.Millisecond, message.Delivered},
+			{q.Await, 4 * time.Millisecond, 4 * time.Millisecond, message.Delivered},
+			{q.Await, 700 * time.Millisecond, 10 * time.Millisecond, message.Held},
+			{q.Rest, 700 * time.Millisecond, 0, message.Held},
+		} {
+			n := uint64(n + 1)
+			start, written := time.Now(), r.sp.Stats().Bytes.Load()
+			r.put(q, n, 100)
+			e, _, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
+			var turn Turn
+			c.rest(&turn, e, time.Hour)
+			if c.answer == 0 {
+				q.End(&turn, e, message.Delivered)
+			}
+			turn.Run()
+			if c.answer > 0 {
+				time.AfterFunc(c.answer, func() { q.End(new(Turn), e, message.Delivered) })
+			}
+			if s, took := r.await(n), time.Since(start); s != c.want || took > c.within {
+				t.Errorf("%d: %v after %v", n, s, took)
+			}
+			time.Sleep(time.Second)
+			if wrote := r.sp.Stats().Bytes.Load() > written; wrote != (c.want == message.Held) {
+				t.Errorf("%d: something went to the disk: %v", n, wrote)
+			}
+		}
+		start := time.Now()
+		r.put(q, 20, 100)
+		q.Next(p, message.MaxEnvelope, message.Priorities)
+		if s, took := r.await(20), time.Since(start); s != message.Held || took > 2*r.sp.o.Moment {
+			t.Errorf("what isn't acked is %v after %v", s, took)
+		}
+		q.Detach(&Turn{}, p)
+	})
 }
 
 // TestReceiptsFit: for whom so many texts wait that no more are taken, receipts are: they

@@ -37,7 +37,7 @@ type Entry struct {
 	flags flags
 	due   uint32 // steady seconds at which it has rested enough
 	open  uint64 // see Open
-	by    author // zero: nobody has asked
+	by    author // zero: nobody has asked, or it can't be told
 	group uint64 // fixed; see Put
 }
 
@@ -86,7 +86,8 @@ type Queue struct {
 	pump     Pump
 	lanes    [message.Priorities]lane
 	ids      map[message.ID]uint64 // of durable entries and those being committed, with their receivers as in Put.Open
-	authors  map[author]*Entry     // of all entries, once somebody has asked
+	authors  map[author]*Entry     // of all entries, once somebody has asked: the first one that an author has under a number
+	repeats  map[author][]*Entry   // and the others, of which there are few
 	wakes    uint32                // steady seconds at which the first of the resting is due; 0: none rests
 	count    int                   // entries that are not done
 	kept     int                   // of those, the ones that have rested
@@ -408,9 +409,7 @@ func (q *Queue) endLocked(e *Entry) {
 		q.unacked--
 	}
 	e.flags |= done
-	if q.authors[e.by] == e {
-		delete(q.authors, e.by)
-	}
+	q.dropAuthorLocked(e)
 	q.count--
 	if e.tries > 0 {
 		q.kept--
@@ -435,9 +434,7 @@ func (q *Queue) DoneAs(t *Turn, e *Entry, state message.State) (owed bool) {
 		return false
 	}
 	q.endLocked(e)
-	if e.since >= q.attached {
-		q.lanes[e.lane].paced(time.Duration(t.now(q.sp)-e.since), q.sp.o.Moment)
-	}
+	q.pacedLocked(t, e)
 	owed = e.flags&isDurable != 0
 	if l := &q.lanes[e.lane]; owed && !e.store.segment {
 		l.owed = append(l.owed, e)
@@ -458,6 +455,14 @@ func (q *Queue) DoneAs(t *Turn, e *Entry, state message.State) (owed bool) {
 		e.owner.Settled(t, e.token, state, nil)
 	}
 	return false
+}
+
+// pacedLocked learns from the first ack of an entry: what has rested waits for something
+// else.
+func (q *Queue) pacedLocked(t *Turn, e *Entry) {
+	if e.tries == 0 && e.since >= q.attached {
+		q.lanes[e.lane].paced(time.Duration(t.now(q.sp)-e.since), q.sp.o.Moment)
+	}
 }
 
 // paced learns from what an ack took.

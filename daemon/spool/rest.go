@@ -1,16 +1,26 @@
 package spool
 
 import (
+	"iter"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/noipchat/noipchat/daemon/message"
 )
 
-// Rest takes an entry back that the pump was given: its far end has it, but has to
+// Rest takes an entry back that the pump was given: its far end holds it, and we have to
 // answer for it longer than that, or did not want it yet. It isn't offered again
-// before a time, or before WakeAll. What is no repeat and could not be written to disk is
-// refused instead, since it would stay in hand.
-func (q *Queue) Rest(t *Turn, e *Entry, wait time.Duration) {
+// before a time, or before WakeAll, and is on disk soon after the end of the turn. What is no
+// repeat and could not be written to disk is refused instead, since it would stay in hand.
+func (q *Queue) Rest(t *Turn, e *Entry, wait time.Duration) { q.rest(t, e, wait, false) }
+
+// Await is Rest for an entry of which the far end doesn't say whether it is held or has
+// been passed on. If that was to somebody who is there, an answer comes with the ack or close
+// behind it, and ends the entry before any disk is touched.
+func (q *Queue) Await(t *Turn, e *Entry, wait time.Duration) { q.rest(t, e, wait, true) }
+
+func (q *Queue) rest(t *Turn, e *Entry, wait time.Duration, soon bool) {
 	q.mu.Lock()
 	if e.flags&(done|shadow|refusing) != 0 {
 		refused := e.flags&(done|refusing) == refusing
@@ -27,13 +37,71 @@ func (q *Queue) Rest(t *Turn, e *Entry, wait time.Duration) {
 	}
 	defer q.mu.Unlock()
 	e.flags &^= given
+	q.pacedLocked(t, e)
 	q.restedLocked(e)
 	q.triedLocked(e, min(e.tries, 254)+1)
 	if e.flags&isDurable != 0 {
 		e.raw = nil
 		q.sp.expireAt(e)
+	} else if e.flags&committing == 0 {
+		t.resting = append(t.resting, restful{q, e, soon})
 	}
 	q.restLocked(e, uint32(wait/time.Second))
+}
+
+// keep sends entries to disk that are in hand.
+func (sp *Spool) keep(rest []restful) {
+	var ops []op
+	for _, r := range rest {
+		r.q.mu.Lock()
+		if r.e.flags&(done|isDurable|committing|shadow|refusing) == 0 {
+			r.e.flags |= committing
+			r.q.unacked--
+			ops = append(ops, op{kind: opPut, q: r.q, e: r.e})
+		}
+		r.q.mu.Unlock()
+	}
+	sp.journal.add(ops...)
+}
+
+// awaits keeps what waits for an answer for a little while.
+type awaits struct {
+	mu       sync.Mutex // guards what follows
+	now, old []restful
+	ticking  bool
+}
+
+// keepSoon is keep in a tenth of a moment, or a fifth. It is not more: a sender whose
+// window is small waits for each ack.
+func (sp *Spool) keepSoon(rest []restful) {
+	rest = slices.DeleteFunc(rest, func(r restful) bool {
+		r.q.mu.Lock()
+		defer r.q.mu.Unlock()
+		return r.e.flags&done != 0
+	})
+	if len(rest) == 0 {
+		return
+	}
+	a := &sp.awaits
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.now = append(a.now, rest...)
+	if !a.ticking {
+		a.ticking = true
+		time.AfterFunc(sp.o.Moment/10, sp.keepAwaited)
+	}
+}
+
+func (sp *Spool) keepAwaited() {
+	a := &sp.awaits
+	a.mu.Lock()
+	rest := a.old
+	a.old, a.now = a.now, nil
+	if a.ticking = len(a.old) > 0; a.ticking {
+		time.AfterFunc(sp.o.Moment/10, sp.keepAwaited)
+	}
+	a.mu.Unlock()
+	sp.keep(rest)
 }
 
 // Decline is Rest for an entry that its far end had no room for. Room makes
@@ -236,14 +304,36 @@ type author struct {
 	counter uint64
 }
 
-// ByAuthor returns the entry with an envelope that a device has written under this
-// number, nil if there is none; and the bytes that were put. The first question reads all
-// that waits in the queue.
-func (q *Queue) ByAuthor(device message.DeviceID, counter uint64) (e *Entry, raw []byte) {
+// maxRepeats bounds the entries of one author under one number that are found, but for the
+// first. A client that was cut off sends again what is under way, so there is one for each time.
+const maxRepeats = 64
+
+// ByAuthor returns the entries with an envelope that a device has written under this
+// number, oldest first, with the bytes that were put. There are several while it is not
+// known yet that one is a repeat, or if they are for different receivers. The first
+// question reads all that waits in the queue.
+func (q *Queue) ByAuthor(device message.DeviceID, counter uint64) iter.Seq2[*Entry, []byte] {
+	return func(yield func(*Entry, []byte) bool) {
+		var some [4]*Entry
+		for _, e := range q.byAuthor(some[:0], author{device, counter}) {
+			q.mu.Lock()
+			raw, over := e.raw, e.flags&done != 0
+			if raw == nil && !over {
+				raw, _ = q.readLocked(e)
+			}
+			q.mu.Unlock()
+			if !over && !yield(e, raw) {
+				return
+			}
+		}
+	}
+}
+
+func (q *Queue) byAuthor(to []*Entry, by author) []*Entry {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.authors == nil {
-		q.authors = map[author]*Entry{}
+		q.authors, q.repeats = map[author]*Entry{}, map[author][]*Entry{}
 		for i := range q.lanes {
 			l := &q.lanes[i]
 			for _, e := range l.ents[l.head:] {
@@ -253,20 +343,52 @@ func (q *Queue) ByAuthor(device message.DeviceID, counter uint64) (e *Entry, raw
 			}
 		}
 	}
-	if e = q.authors[author{device, counter}]; e == nil {
-		return nil, nil
+	if e := q.authors[by]; e != nil {
+		to = append(append(to, e), q.repeats[by]...)
 	}
-	if raw = e.raw; raw == nil {
-		raw, _ = q.readLocked(e)
-	}
-	return e, raw
+	return to
 }
 
 func (q *Queue) noteAuthorLocked(e *Entry) {
 	if e.by == (author{}) {
 		e.by = q.authorLocked(e)
 	}
-	q.authors[e.by] = e
+	switch {
+	case e.by == author{}:
+	case q.authors[e.by] == nil:
+		q.authors[e.by] = e
+	case len(q.repeats[e.by]) < maxRepeats:
+		q.repeats[e.by] = append(q.repeats[e.by], e)
+	}
+}
+
+// dropAuthorLocked forgets who has written an entry that is done. A repeat of it takes its
+// place: it is not known yet that it is one, or it is for others.
+func (q *Queue) dropAuthorLocked(e *Entry) {
+	first := q.authors[e.by] == e
+	if len(q.repeats) == 0 {
+		if first {
+			delete(q.authors, e.by)
+		}
+		return
+	}
+	repeats := q.repeats[e.by]
+	i := slices.Index(repeats, e)
+	switch {
+	case first && len(repeats) == 0:
+		delete(q.authors, e.by)
+	case first:
+		q.authors[e.by] = repeats[0]
+		i = 0
+	}
+	if i < 0 {
+		return
+	}
+	if repeats = slices.Delete(repeats, i, i+1); len(repeats) == 0 {
+		delete(q.repeats, e.by)
+	} else {
+		q.repeats[e.by] = repeats
+	}
 }
 
 func (q *Queue) authorLocked(e *Entry) author {

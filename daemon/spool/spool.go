@@ -134,6 +134,8 @@ type Spool struct {
 	expiry atomic.Uint32 // when the first entry expires, in steady seconds
 	calm   atomic.Int64  // when the wall clock was last set, nanoseconds since the start
 
+	awaits awaits
+
 	unfiledMu sync.Mutex
 	unfiled   []*Queue      // queues with entries in the journal
 	fileSoon  chan struct{} // file now

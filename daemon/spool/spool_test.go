@@ -344,6 +344,85 @@ func TestRepeatsAreDropped(t *testing.T) {
 	}
 }
 
+// TestByAuthor: an entry is found by who has written it also when it was put again, whatever
+// became of the repeat, and repeats are found as long as they are there.
+func TestByAuthor(t *testing.T) {
+	counters := func(q *Queue) (seqs []uint64) {
+		for e, raw := range q.ByAuthor(7, 1) {
+			if counterOf(t, raw) != 1 {
+				t.Errorf("entry %d is another one", e.Seq())
+			}
+			seqs = append(seqs, e.Seq())
+		}
+		return seqs
+	}
+	for _, c := range []struct {
+		name         string
+		asked        bool // before the first was put
+		held         bool // the first is on disk when the repeat comes
+		given, rests bool // the repeat goes to the pump, and comes back
+	}{
+		{"on disk", true, true, false, false},
+		{"asked later", false, true, false, false},
+		{"given", true, true, true, false},
+		{"rests", true, true, true, true},
+		{"both in hand", true, false, false, false},
+		{"both given", true, false, true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := open(t, t.TempDir(), Options{Moment: time.Hour})
+			q, p := r.sp.Queue(aliceQueue), &tap{}
+			if c.asked {
+				counters(q)
+			}
+			q.Attach(p)
+			r.put(q, 1, 100)
+			next := func() *Entry {
+				e, _, _ := q.Next(p, message.MaxEnvelope, message.Priorities)
+				return e
+			}
+			first := next()
+			if c.held {
+				if err := r.sp.Settle(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				r.await(1)
+			}
+			var turn Turn
+			q.Rest(&turn, first, time.Hour)
+			q.Put(&turn, Put{Raw: envelope(t, 1, 100), Priority: message.Normal, Owner: r, Token: 2})
+			var again *Entry
+			if c.given {
+				again = next()
+			}
+			if got := counters(q); len(got) != 2 || got[0] != first.Seq() {
+				t.Errorf("with a repeat there are %d", got)
+			}
+			if c.rests {
+				q.Rest(&turn, again, time.Hour)
+			}
+			if err := r.sp.Settle(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			r.await(1)
+			r.await(2)
+			if c.given && !c.rests {
+				q.Done(&turn, again)
+			}
+			if got := counters(q); !slices.Equal(got, []uint64{first.Seq()}) {
+				t.Errorf("when the repeat is over there are %d", got)
+			}
+			for e := range q.ByAuthor(7, 1) {
+				q.End(&turn, e, message.Delivered)
+			}
+			if n, _ := r.sp.Waiting(); n != 0 || counters(q) != nil || len(q.authors)+len(q.repeats) != 0 {
+				t.Errorf("%d are left", n)
+			}
+			q.Detach(&turn, p)
+		})
+	}
+}
+
 // TestRestart: what was held is there after a stop and after a crash, in order,
 // once; what was forgotten is not; and after a stop all of it is filed.
 func TestRestart(t *testing.T) {

@@ -24,8 +24,15 @@ type Owner interface {
 // woken. So many messages share a record and a system call. A Turn belongs to
 // one goroutine.
 type Turn struct {
-	pumps []Pump
-	clock int64 // nanoseconds since the spool's start, read once in a turn; 0 before
+	pumps   []Pump
+	resting []restful // what has come to rest and is in hand only
+	clock   int64     // nanoseconds since the spool's start, read once in a turn; 0 before
+}
+
+type restful struct {
+	q    *Queue
+	e    *Entry
+	soon bool // an answer may be about to come
 }
 
 // now is when the turn asked first: asking costs more than much of the rest.
@@ -45,10 +52,33 @@ func (t *Turn) Wake(p Pump) {
 
 // Run ends the turn.
 func (t *Turn) Run() {
+	t.keep()
 	for i := 0; i < len(t.pumps); i++ { // a pump may wake others
 		t.pumps[i].Pump()
 		t.pumps[i] = nil
 	}
 	t.pumps = t.pumps[:0]
 	t.clock = 0
+}
+
+// keep sees to it that what has come to rest in this turn, and is in hand only, goes to disk:
+// it was acked, and is to be answered for until an answer comes; who waits for us to hold it has waited
+// enough. What the turn has brought an answer for is done by now.
+func (t *Turn) keep() {
+	if len(t.resting) == 0 {
+		return
+	}
+	sp := t.resting[0].q.sp
+	var now, soon []restful
+	for _, r := range t.resting {
+		if r.soon {
+			soon = append(soon, r)
+		} else {
+			now = append(now, r)
+		}
+	}
+	sp.keep(now)
+	sp.keepSoon(soon)
+	clear(t.resting)
+	t.resting = t.resting[:0]
 }
