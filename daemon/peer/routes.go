@@ -349,6 +349,17 @@ func (p *Peers) watchLocked() time.Duration {
 			}
 			next = min(next, rest)
 		}
+		if l.tested != 0 {
+			switch rest := line.Patience(p.o.Connect, handshakeBytes) - time.Duration(now-l.tested); {
+			case l.Heard() >= l.tested:
+				l.tested = 0
+			case rest <= 0:
+				go l.End(message.Defer(message.CodeIdle, 0, "another link was dialled, and nothing is heard by this one"))
+				continue
+			default:
+				next = min(next, rest)
+			}
+		}
 		if line.Quiet() {
 			continue
 		}
