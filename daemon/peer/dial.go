@@ -214,11 +214,11 @@ func (k *keeper) over() {
 	l, lasted := k.last, time.Since(k.began)
 	k.last = nil
 	k.p.mu.Lock()
-	err := l.why
+	err, rested := l.why, l.rested
 	k.p.mu.Unlock()
 	if l == k.better {
 		k.better = nil
-		if err == nil || lasted >= lasting*k.p.o.MaxWait {
+		if rested || lasted >= lasting*k.p.o.MaxWait {
 			k.hold.Reset()
 		} else {
 			pause, _ := k.hold.Pause(nil)
@@ -308,7 +308,7 @@ type noWay []error
 func (w noWay) Error() string {
 	all := make([]string, len(w))
 	for i, err := range w {
-		all[i] = strings.ReplaceAll(err.Error(), "\n", " ")
+		all[i] = strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
 	return strings.Join(all, "; ")
 }

@@ -47,14 +47,18 @@ type letter struct {
 	transit wire.Transit
 }
 
-// lie opens a link to a server.
-func (w *world) lie(name string, key identity.Key, to string) *liar {
+// lie opens a link to a server, with what its hello says besides.
+func (w *world) lie(name string, key identity.Key, to string, besides ...func(*wire.ClientHello)) *liar {
 	w.t.Helper()
 	conn, err := w.net.Dial(context.Background(), w.servers[to].address)
 	check(w.t, err)
 	l := &liar{t: w.t, name: name, key: key, done: make(chan struct{}), said: map[uint64]wire.Exception{}}
 	l.conn, err = wire.Open(conn, key, func(wire.ServerHello) (wire.ClientHello, error) {
-		return wire.ClientHello{Window: wire.Window{Count: 1024, Bytes: 4 << 20}, Method: wire.ByLink, User: name}, nil
+		h := wire.ClientHello{Window: wire.Window{Count: 1024, Bytes: 4 << 20}, Method: wire.ByLink, User: name}
+		for _, b := range besides {
+			b(&h)
+		}
+		return h, nil
 	})
 	check(w.t, err)
 	go l.read()

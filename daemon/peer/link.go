@@ -44,7 +44,8 @@ type link struct {
 	answer uint32        // what the other side has begun it with, and we have not answered; the same
 	stays  time.Duration // until then the queues that it pumps stay with it, also without a route; the same
 	tested int64         // since when a pong is awaited, as Flow.Heard; 0: none is; the same
-	why    error         // it has ended; the same
+	why    error         // it has ended, if that wasn't our wish; the same
+	rested bool          // it has ended because nobody needed it; the same
 
 	asked int64  // when Watch pinged, as Flow.Heard; guarded by Peers.mu
 	moved uint64 // envelopes both ways when Watch last looked
@@ -318,6 +319,7 @@ func (p *Peers) converse(l *link) {
 	}
 	e.link, e.since = nil, time.Now()
 	idle := isIdle(err)
+	l.rested = idle
 	if !idle {
 		e.err = err
 		if !errors.Is(err, net.ErrClosed) {

@@ -14,7 +14,6 @@
 package peer
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"maps"
@@ -390,15 +389,17 @@ func (p *Peers) overdue(server, via string) {
 	}
 }
 
-// Retry has the peer dialled at once that leads to a server, if it waits for the time of
-// its next attempt.
+// Retry has a server dialled at once, and the peer that leads to it, if they wait for the
+// time of the next attempt; if there is a link, the ways that would be cheaper.
 func (p *Peers) Retry(server string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if e := p.peers[cmp.Or(p.hops[server], server)]; e != nil {
-		select {
-		case e.retry <- struct{}{}:
-		default:
+	for _, name := range []string{server, p.hops[server]} {
+		if e := p.peers[name]; e != nil {
+			select {
+			case e.retry <- struct{}{}:
+			default:
+			}
 		}
 	}
 }

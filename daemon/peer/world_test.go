@@ -59,6 +59,7 @@ type world struct {
 	mu    sync.Mutex
 	cut   map[[2]string]bool // cables that are cut
 	conns map[[2]string][]transport.Conn
+	dials map[[2]string]int  // how often each was dialled by
 	holes map[[2]string]bool // cables in which all that is written from now on is lost
 }
 
@@ -92,7 +93,7 @@ func (h *hole) TryWrite(b []byte) (int, error) {
 }
 
 func newWorld(t testing.TB) *world {
-	return &world{t: t, net: new(transport.Memory), journal: spool.Options{JournalFile: 1 << 18, JournalFiles: 4}, servers: map[string]*server{}, cut: map[[2]string]bool{}, conns: map[[2]string][]transport.Conn{}, holes: map[[2]string]bool{}, hops: 10}
+	return &world{t: t, net: new(transport.Memory), journal: spool.Options{JournalFile: 1 << 18, JournalFiles: 4}, servers: map[string]*server{}, cut: map[[2]string]bool{}, conns: map[[2]string][]transport.Conn{}, holes: map[[2]string]bool{}, dials: map[[2]string]int{}, hops: 10}
 }
 
 // server is a whole server but for its configuration and control socket.
@@ -255,7 +256,11 @@ func (s *server) dial(ctx context.Context, a transport.Address) (transport.Conn,
 		}
 	}
 	k := cable(s.name, to)
+	if a.Local != "" { // one of several cables, as "b/dear" is another way between a and b
+		k[1] += "/" + a.Local
+	}
 	cut := s.w.cut[k]
+	s.w.dials[k]++
 	s.w.mu.Unlock()
 	if cut {
 		return nil, errors.New("the cable is cut")
