@@ -282,8 +282,16 @@ func (s *server) dial(ctx context.Context, a transport.Address) (transport.Conn,
 }
 
 // plug connects the cable between two servers, or cuts it.
-func (w *world) plug(a, b string, up bool) {
+func (w *world) plug(a, b string, up bool) { w.plugCable(cable(a, b), up) }
+
+// plugDear is plug for their dear cable: see storm.
+func (w *world) plugDear(a, b string, up bool) {
 	k := cable(a, b)
+	k[1] += "/dear"
+	w.plugCable(k, up)
+}
+
+func (w *world) plugCable(k [2]string, up bool) {
 	w.mu.Lock()
 	w.cut[k] = !up
 	conns := w.conns[k]
