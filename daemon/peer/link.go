@@ -370,17 +370,29 @@ func (l *link) Take(e *message.Envelope, transit wire.Transit, token uint64) {
 	a.Verified = home == l.peer.name
 	known := a.Verified
 	if !a.Verified && l.p.isHere(e, a.Open) {
-		a.Verified, known = l.p.verify(home, e.Raw, &a.Passage)
-		if known && !a.Verified { // marked, it would still take the place of what has the same counter, or be believed as a receipt
+		var by identity.PublicKey
+		by, known = l.p.verify(home, e.Raw, &a.Passage)
+		a.Verified = !by.IsZero()
+		if !a.Verified && (known || e.Kind.Reports() && l.p.keyed(home)) { // marked, it would still take the place of what has the same counter, or be believed as a receipt
 			l.settle(e, a.Open, token, message.Refused, message.Refuse(message.CodeNotAllowed, "%s has not signed it", home))
 			return
 		}
-		if !known && l.p.refuse.Load() {
+		switch {
+		case known:
+		case l.p.refuse.Load():
 			a.No = message.Refuse(message.CodeNotAllowed, "the key of %s is not known here", home)
+		case a.Verified && e.Kind.Reports():
+			a.Verified = l.p.believes(home, by, e)
 		}
 	}
 	a.Known = known
 	l.p.o.Relay.Accept(&l.Turn, e, a, l, token)
+}
+
+// keyed tells whether any key of a server is known, be it only announced.
+func (p *Peers) keyed(name string) bool {
+	key, _ := p.keyOf(name)
+	return !key.IsZero()
 }
 
 func (l *link) settle(e *message.Envelope, open uint64, token uint64, s message.State, no *message.Refusal) {
