@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -69,7 +68,11 @@ func (d *Daemon) Peers(context.Context) ([]control.Peer, error) {
 
 // TrustPeer implements control.Daemon.
 func (d *Daemon) TrustPeer(_ context.Context, who string) (control.Peer, error) {
-	return d.decide(who, d.servers.Trust)
+	p, err := d.decide(who, d.servers.Trust)
+	if err == nil {
+		d.federation.Retry(p.Name)
+	}
+	return p, err
 }
 
 // DistrustPeer implements control.Daemon.
@@ -132,7 +135,7 @@ func (d *Daemon) peers(servers []identity.Server) []control.Peer {
 		v.BytesIn, v.BytesOut, v.Sent, v.Received = s.Read, s.Written, s.Sent, s.Received
 		v.RTTSeconds = s.RTT.Seconds()
 		if s.Err != nil {
-			v.Error = strings.ReplaceAll(s.Err.Error(), "\n", "; ") // one for each way
+			v.Error = s.Err.Error()
 		}
 	}
 	return all

@@ -43,8 +43,9 @@ usage: noipchatd [--config FILE] [--state DIR] [--runtime DIR] [--check]
                   (bits per second), latency=2.5s (one way), metered, exclusive
   --version       say which version this is
 
-  demo            a server and three users in a temporary folder: a message to two of
-                  them, one away, a handoff and a kill in between; every step is shown
+  demo            in a temporary folder: a server and three users, a message to two of
+                  them, one away, a handoff and a kill in between; then three servers
+                  in a row that are never all up; every step is shown
   --keep          then leave it running until Ctrl-C, with two lines to chat with
 
 example: noipchatd --check --config ./noipchat.toml

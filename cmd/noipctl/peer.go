@@ -239,7 +239,8 @@ func (a *app) peerTrust() *cobra.Command {
 		Short: "confirm a server's key: one that waits, was distrusted, or is new",
 		Long: "Confirms a server's key, and lets the server in: one that waits, was seen first, or was\n" +
 			"distrusted. Compare the fingerprint with what peer line --json says there. Where a server has shown\n" +
-			"more than one key, say which by its fingerprint; it takes the place of the one that was known.",
+			"more than one key, say which by its fingerprint; it takes the place of the one that was known.\n" +
+			"If there is a link to dial it by, it is dialled at once.",
 		Example:           "noipctl peer trust server2\nnoipctl peer trust 3f2a-91c0-77de-0b1c",
 		Args:              cli.Args("NAME|FINGERPRINT"),
 		ValidArgsFunction: complete(false, a.peerNames),
@@ -248,7 +249,19 @@ func (a *app) peerTrust() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.decided(cmd, p)
+			if err := a.decided(cmd, p); err != nil || a.json || p.State == control.Up {
+				return err
+			}
+			if len(p.Links) > 0 {
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), "it is dialled now")
+				return err
+			}
+			status, err := a.daemon().Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "it dials again by itself, within two minutes; at once with:\n\tnoipctl queue retry %s   # on %s\n", cli.Sanitise(status.Server), cli.Sanitise(p.Name))
+			return err
 		},
 	}
 }

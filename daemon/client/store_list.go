@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -142,7 +143,7 @@ func (s *Store) putList(l *List) (isNew bool, err error) {
 }
 
 // toMembers writes to all members of a list but us, with at most MaxTo in each
-// envelope.
+// envelope, and those of one server together.
 func (s *Store) toMembers(l *List, o Outgoing, each func(Message)) error {
 	o.Created = time.Now()
 	return s.eachPart(l, func(to []message.Address, list message.ListID) error {
@@ -155,14 +156,15 @@ func (s *Store) toMembers(l *List, o Outgoing, each func(Message)) error {
 	})
 }
 
-// eachPart calls send for each MaxTo members of a list, without us.
+// eachPart calls send for the members of a list, without us, in the parts that envelopes
+// have room for.
 func (s *Store) eachPart(l *List, send func(to []message.Address, list message.ListID) error) error {
 	account, err := scanAccount(s.row(accountQuery))
 	if err != nil {
 		return err
 	}
 	others := slices.DeleteFunc(slices.Clone(l.Members), func(a message.Address) bool { return a == account.Address })
-	for to := range slices.Chunk(others, message.MaxTo) {
+	for _, to := range parts(others) {
 		if err := send(to, l.ID); err != nil {
 			return err
 		}
@@ -170,8 +172,33 @@ func (s *Store) eachPart(l *List, send func(to []message.Address, list message.L
 	return nil
 }
 
+// parts divides receivers among envelopes, so that each server gets as few of these as
+// MaxTo allows: one, if no more than MaxTo of them live there. What is divided in the order
+// of names would reach every server with every envelope. The largest groups are placed
+// first, each into the first envelope that has room for it: so there are few envelopes as well.
+func parts(receivers []message.Address) (all [][]message.Address) {
+	at := map[string][]message.Address{}
+	for _, a := range receivers {
+		at[a.Server()] = append(at[a.Server()], a)
+	}
+	var groups [][]message.Address
+	for _, server := range slices.Sorted(maps.Keys(at)) {
+		groups = slices.AppendSeq(groups, slices.Chunk(at[server], message.MaxTo))
+	}
+	slices.SortStableFunc(groups, func(a, b []message.Address) int { return len(b) - len(a) })
+	for _, g := range groups {
+		i := slices.IndexFunc(all, func(to []message.Address) bool { return len(to)+len(g) <= message.MaxTo })
+		if i < 0 {
+			all = append(all, g)
+			continue
+		}
+		all[i] = append(all[i], g...) // Chunk leaves no capacity: it is copied
+	}
+	return all
+}
+
 // EnqueueToList is Enqueue for all members of a list but us. There is a message for
-// each MaxTo of them.
+// each envelope that they are divided among: see parts.
 func (s *Store) EnqueueToList(ctx context.Context, l List, o Outgoing) (messages []Message, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

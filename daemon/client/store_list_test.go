@@ -145,3 +145,45 @@ func TestForeignLists(t *testing.T) {
 		t.Errorf("%d lists", len(all))
 	}
 }
+
+// TestParts: each server gets as few of a list's envelopes as there is room in one, and
+// each member is in one.
+func TestParts(t *testing.T) {
+	for _, c := range []struct {
+		at   []int // how many members live at each server
+		most int   // envelopes in all
+	}{
+		{[]int{34, 33, 33}, 3}, {[]int{100}, 2}, {[]int{64, 1}, 2}, {[]int{65, 63}, 2}, {[]int{30, 40, 20, 10}, 2}, {[]int{1, 1, 1}, 1}, {[]int{200, 100, 50}, 7}, {nil, 0},
+	} {
+		var all []message.Address
+		for i := range slices.Max(append(c.at, 0)) { // as names go, not as servers do
+			for server, n := range c.at {
+				if i < n {
+					all = append(all, message.Address(fmt.Sprintf("u%03d@server%d", i, server)))
+				}
+			}
+		}
+		got := parts(all)
+		copies := make([]int, len(c.at))
+		var sent []message.Address
+		for _, to := range got {
+			if len(to) > message.MaxTo {
+				t.Errorf("%v: an envelope for %d", c.at, len(to))
+			}
+			for server := range c.at {
+				if slices.ContainsFunc(to, func(a message.Address) bool { return a.Server() == fmt.Sprint("server", server) }) {
+					copies[server]++
+				}
+			}
+			sent = append(sent, to...)
+		}
+		for server, n := range c.at {
+			if want := (n + message.MaxTo - 1) / message.MaxTo; copies[server] != want {
+				t.Errorf("%v: server%d, with %d members, gets %d envelopes", c.at, server, n, copies[server])
+			}
+		}
+		if slices.Sort(sent); len(got) > c.most || !slices.Equal(sent, slices.Sorted(slices.Values(all))) {
+			t.Errorf("%v: %d envelopes, for %d members", c.at, len(got), len(sent))
+		}
+	}
+}

@@ -12,6 +12,7 @@
 //	invites.json       the invitations that are open
 //	counters.json      how far each device has counted, see Counters
 //	servers.json       keys of other servers, and what an admin said of them, see Servers
+//	homes.json         keys of servers that were never met, see Servers.First
 package identity
 
 import (

@@ -27,6 +27,9 @@ type Servers struct {
 	key  PublicKey
 	lost error // why servers.json can't be read; then nothing is written
 
+	homesPath string
+	lostHomes error // why homes.json can't be read; the same
+
 	change sync.Mutex // held by who writes, over the disk, before mu
 
 	mu      sync.Mutex // guards what follows
@@ -35,6 +38,7 @@ type Servers struct {
 	known   map[string]kept // replaced, never altered
 	refused map[string]kept // names that are peers or known: the last other key that was shown
 	waiting []Server        // who was seen longest ago is first
+	homes   map[string]kept // see First; replaced, never altered
 	dirty   bool            // refused or waiting are not as on disk
 }
 

@@ -379,3 +379,43 @@ func FuzzParseServers(f *testing.F) {
 		}
 	})
 }
+
+// TestFirst: the first key of a server that was never met stays the first, also on disk; and
+// if that can't be read, none is believed.
+func TestFirst(t *testing.T) {
+	dir := t.TempDir()
+	s := openServers(t, dir)
+	believes := func(s *Servers, name string, key PublicKey, want bool) {
+		t.Helper()
+		if is, err := s.Believe(name, key); is != want || err != nil {
+			t.Errorf("%v, %v", is, err)
+		}
+	}
+	if !s.First("server9").IsZero() {
+		t.Error("a key of a server that nobody has heard of")
+	}
+	for range 2 {
+		believes(s, "server9", neighbour(9), true)
+		believes(s, "server9", neighbour(8), false)
+		if s.First("server9") != neighbour(9) || len(s.List()) != 0 {
+			t.Errorf("%v, %+v", s.First("server9"), s.List())
+		}
+		if key, standing := s.Known("server9"); !key.IsZero() || standing != New {
+			t.Errorf("it is known: %v", standing)
+		}
+		s = openServers(t, dir)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "homes.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := OpenServers(dir, "server1", neighbour(1))
+	if err == nil || CheckServers(dir) == nil {
+		t.Error("it is damaged, and nobody says so")
+	}
+	if is, err := s.Believe("server9", neighbour(8)); is || err == nil {
+		t.Errorf("%v, %v", is, err)
+	}
+	if s.lost != nil {
+		t.Error("servers.json is whole:", s.lost)
+	}
+}

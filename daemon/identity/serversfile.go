@@ -32,15 +32,17 @@ type serverRecord struct {
 // takes no configuration yet: Configure does. If the file is damaged, that is an
 // error, the file is left alone, and only what the configuration pins is let in.
 func OpenServers(dir, name string, key PublicKey) (*Servers, error) {
-	s := &Servers{path: filepath.Join(dir, "servers.json"), self: name, key: key, known: map[string]kept{}, refused: map[string]kept{}}
-	s.lost = s.read()
-	return s, s.lost
+	s := &Servers{path: filepath.Join(dir, "servers.json"), homesPath: filepath.Join(dir, "homes.json"), self: name, key: key,
+		known: map[string]kept{}, refused: map[string]kept{}, homes: map[string]kept{}}
+	s.lost, s.lostHomes = s.read(), s.readHomes()
+	return s, errors.Join(s.lost, s.lostHomes)
 }
 
 // CheckServers returns the problem that OpenServers would find in dir, also while
 // another process has it open.
 func CheckServers(dir string) error {
-	return (&Servers{path: filepath.Join(dir, "servers.json")}).read()
+	s := &Servers{path: filepath.Join(dir, "servers.json"), homesPath: filepath.Join(dir, "homes.json")}
+	return errors.Join(s.read(), s.readHomes())
 }
 
 func (s *Servers) read() error {

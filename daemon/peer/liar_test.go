@@ -47,14 +47,18 @@ type letter struct {
 	transit wire.Transit
 }
 
-// lie opens a link to a server.
-func (w *world) lie(name string, key identity.Key, to string) *liar {
+// lie opens a link to a server, with what its hello says besides.
+func (w *world) lie(name string, key identity.Key, to string, besides ...func(*wire.ClientHello)) *liar {
 	w.t.Helper()
 	conn, err := w.net.Dial(context.Background(), w.servers[to].address)
 	check(w.t, err)
 	l := &liar{t: w.t, name: name, key: key, done: make(chan struct{}), said: map[uint64]wire.Exception{}}
 	l.conn, err = wire.Open(conn, key, func(wire.ServerHello) (wire.ClientHello, error) {
-		return wire.ClientHello{Window: wire.Window{Count: 1024, Bytes: 4 << 20}, Method: wire.ByLink, User: name}, nil
+		h := wire.ClientHello{Window: wire.Window{Count: 1024, Bytes: 4 << 20}, Method: wire.ByLink, User: name}
+		for _, b := range besides {
+			b(&h)
+		}
+		return h, nil
 	})
 	check(w.t, err)
 	go l.read()
@@ -468,6 +472,72 @@ func TestForgedReceipt(t *testing.T) {
 		bob.has("it is safe")
 		alice.learns(sent, bob, message.Delivered)
 	})
+}
+
+// TestForgedUnmet: of a server that was never met, and whose key nobody has pinned, no receipt deletes
+// anything that is signed by another key than the first, also after a restart; and none at
+// all where mail of such servers is refused.
+func TestForgedUnmet(t *testing.T) {
+	for _, refuse := range []bool{false, true} {
+		t.Run(fmt.Sprint("refuse=", refuse), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.add("a", "h", "b")
+				w.link("a", "h", 0)
+				w.link("h", "b", 0)
+				time.Sleep(time.Minute)
+				alice, bob := w.enter("alice", "a").come(), w.enter("bob", "b").come()
+				a := w.servers["a"]
+				if !refuse {
+					alice.learns(alice.send("hello", bob), bob, message.Delivered)
+				}
+				w.plug("h", "b", false)
+				time.Sleep(time.Minute)
+				a.conf.Refuse = refuse
+				a.restart() // b's announcement is forgotten
+				time.Sleep(time.Minute)
+				sent := alice.send("it is safe", bob)
+				alice.learns(sent, bob, message.Held)
+				key := identity.NewKey()
+				public := key.Public()
+				m := w.lie("m", key, "a")
+				for i, state := range []message.State{message.Delivered, message.Refused, message.Read} {
+					author := message.Address("b")
+					if state == message.Read {
+						author = bob.address()
+					}
+					for j, signed := range []bool{true, false} {
+						report := message.Report{State: state, Receiver: bob.address(), Device: sent.Device, Counters: message.Ranges{{First: sent.Counter, Last: sent.Counter}}}
+						kind := message.Receipt
+						if state == message.Refused {
+							kind, report.Code = message.Bounce, message.CodeNoUser
+						}
+						number := uint64(2*i + j + 1)
+						raw := written(t, message.Envelope{Kind: kind, Priority: message.Urgent, From: author, Device: 9, Counter: number, To: []message.Address{alice.address()}, Body: report.Append(nil)})
+						var p message.Passage
+						if signed {
+							p = passage(key, raw, "b", "m")
+							p.Key = public[:]
+						}
+						m.bring(number, wire.Transit{Passage: p}, raw)
+						if n, _ := a.spool.Waiting(); n == 0 {
+							t.Fatalf("%v, signed: %v: nothing waits at a", state, signed)
+						}
+						if fate := alice.fate(sent, bob.address()); fate.State != message.Held {
+							t.Errorf("%v, signed: %v: alice is told %v (%s)", state, signed, fate.State, fate.Reason)
+						}
+					}
+				}
+				if refuse {
+					return
+				}
+				w.plug("h", "b", true)
+				bob.has("hello", "it is safe")
+				alice.learns(sent, bob, message.Delivered)
+				time.Sleep(time.Hour)
+				w.empty()
+			})
+		})
+	}
 }
 
 // TestReplayed: what comes again counts once, be it a message or a receipt; and a server

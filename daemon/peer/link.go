@@ -26,6 +26,7 @@ type link struct {
 	id   route.Server
 	key  identity.PublicKey
 	way  *Way // that we dialled; nil: it dialled us
+	cost int  // what it costs who has dialled; 0: he doesn't say
 
 	replies   map[uint64]chan wire.Reply // to what we have asked; guarded by Peers.mu
 	questions uint64                     // so many were asked; guarded by Peers.mu
@@ -42,6 +43,9 @@ type link struct {
 	since  int64         // when; the same
 	answer uint32        // what the other side has begun it with, and we have not answered; the same
 	stays  time.Duration // until then the queues that it pumps stay with it, also without a route; the same
+	tested int64         // since when a pong is awaited, as Flow.Heard; 0: none is; the same
+	why    error         // it has ended, if that wasn't our wish; the same
+	rested bool          // it has ended because nobody needed it; the same
 
 	asked int64  // when Watch pinged, as Flow.Heard; guarded by Peers.mu
 	moved uint64 // envelopes both ways when Watch last looked
@@ -51,7 +55,7 @@ type link struct {
 }
 
 // meet compares who answers with whom we want, and says who we are.
-func meet(p *Peers, e *peer) func(wire.ServerHello) (wire.ClientHello, error) {
+func meet(p *Peers, e *peer, way *Way) func(wire.ServerHello) (wire.ClientHello, error) {
 	return func(h wire.ServerHello) (wire.ClientHello, error) {
 		var ch wire.ClientHello
 		if h.Name != e.name {
@@ -60,7 +64,7 @@ func meet(p *Peers, e *peer) func(wire.ServerHello) (wire.ClientHello, error) {
 		if err := p.know(h.Name, h.Key); err != nil {
 			return ch, err
 		}
-		return wire.ClientHello{Agent: p.o.Agent, Window: p.o.Window, Method: wire.ByLink, User: p.o.Home}, nil
+		return wire.ClientHello{Agent: p.o.Agent, Window: p.o.Window, Method: wire.ByLink, User: p.o.Home, Cost: way.Cost}, nil
 	}
 }
 
@@ -90,7 +94,7 @@ func (p *Peers) open(ctx context.Context, e *peer, way *Way) (*link, error) {
 	}
 	stop := context.AfterFunc(dialing, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	var hello wire.ServerHello
-	ask := meet(p, e)
+	ask := meet(p, e, way)
 	c, err := wire.Open(conn, p.o.Key, func(h wire.ServerHello) (wire.ClientHello, error) {
 		hello = h
 		return ask(h)
@@ -153,6 +157,7 @@ func (p *Peers) Accept(c *wire.Conn, hello wire.ClientHello, source string) {
 	e := p.peerLocked(hello.User)
 	p.mu.Unlock()
 	l := p.newLink(e, c, hello.Key, hello.Window, nil, wire.AppendWelcome(nil, wire.Welcome{}))
+	l.cost = hello.Cost
 	if refusal := p.adopt(l); refusal != nil {
 		no(refusal)
 		return
@@ -176,7 +181,11 @@ const overhead = 500
 
 func (p *Peers) linkTo(e *peer, key identity.PublicKey, way *Way) *link {
 	now := int64(p.now())
-	return &link{p: p, peer: e, id: serverOf(e.name, key), key: key, way: way, copies: map[*spool.Entry]int{}, replies: map[uint64]chan wire.Reply{}, owing: now, still: now}
+	l := &link{p: p, peer: e, id: serverOf(e.name, key), key: key, way: way, copies: map[*spool.Entry]int{}, replies: map[uint64]chan wire.Reply{}, owing: now, still: now}
+	if way != nil {
+		l.cost = way.Cost
+	}
+	return l
 }
 
 func (p *Peers) newLink(e *peer, c *wire.Conn, key identity.PublicKey, theirs wire.Window, way *Way, greeting []byte) *link {
@@ -187,9 +196,7 @@ func (p *Peers) newLink(e *peer, c *wire.Conn, key identity.PublicKey, theirs wi
 	return l
 }
 
-// adopt makes l the link to its peer, unless there is a better one. Of two that were
-// made at the same time, both sides keep the one that the server with the lower key has
-// dialled; one that the same side has dialled anew replaces the old one. If it returns
+// adopt makes l the link to its peer, unless there is a better one. If it returns
 // nil, converse is to follow.
 func (p *Peers) adopt(l *link) *message.Refusal {
 	p.mu.Lock()
@@ -200,14 +207,15 @@ func (p *Peers) adopt(l *link) *message.Refusal {
 	}
 	before := e.link
 	if before != nil {
-		ours := string(p.self.Key[:]) < string(l.id.Key[:]) // we are the lower one
-		if mine, old := l.way != nil, before.way != nil; mine != old && mine != ours {
+		if !p.better(l, before) {
+			p.testLocked(before)
 			p.mu.Unlock()
 			return message.Refuse(message.CodeReplaced, "there is another link, which stays")
 		}
+		p.anewLocked(l) // what goes by this peer goes on to do so
 	}
 	p.wg.Add(1) // for converse
-	e.link, e.err, e.since = l, nil, time.Now()
+	e.link, e.err, e.since, e.next = l, nil, time.Now(), time.Time{}
 	e.id, e.idle, e.news = l.id, false, false
 	e.links++
 	p.mu.Unlock()
@@ -225,8 +233,33 @@ func (p *Peers) adopt(l *link) *message.Refusal {
 	p.settleLocked()
 	p.nudge()
 	p.changedLocked()
-	p.o.Log.Info("a link is up", "peer", e.name, "fingerprint", l.key.Fingerprint(), "dialled", l.way != nil, "remote", l.Conn().Transport().RemoteAddr().String())
+	p.o.Log.Info("a link is up", "peer", e.name, "fingerprint", l.key.Fingerprint(), "dialled", l.way != nil, "cost", l.cost, "remote", l.Conn().Transport().RemoteAddr().String())
 	return nil
+}
+
+// better tells whether l is to take the place of the link before it. One that the same side
+// has dialled anew does: that side knows why. Of two that each side has dialled one of, the one
+// stays that costs less whoever has dialled it, as far as both say so; else the one that the
+// server with the lower key has dialled. So both sides keep the same.
+func (p *Peers) better(l, before *link) bool {
+	mine, old := l.way != nil, before.way != nil
+	switch {
+	case mine == old:
+		return true
+	case l.cost != before.cost && l.cost > 0 && before.cost > 0:
+		return l.cost < before.cost
+	}
+	return mine == (string(p.self.Key[:]) < string(l.id.Key[:]))
+}
+
+// testLocked has a link end soon if nothing is heard of it: the other side has dialled
+// another one, and may know that this one is dead.
+func (p *Peers) testLocked(l *link) {
+	if l.tested == 0 {
+		l.tested = int64(p.now())
+		go l.tell(wire.AppendPing) // it writes: not with the lock
+		p.nudge()
+	}
 }
 
 // upLocked begins a conversation about routes.
@@ -236,7 +269,7 @@ func (p *Peers) upLocked(l *link) {
 	if l.way != nil {
 		cost = l.way.Cost
 	} else if len(e.conf.Ways) > 0 {
-		cost = slices.MinFunc(e.conf.Ways, func(a, b Way) int { return a.Cost - b.Cost }).Cost
+		cost = max(l.cost, slices.MinFunc(e.conf.Ways, func(a, b Way) int { return a.Cost - b.Cost }).Cost) // who has dialled may have had to take a dearer way
 	}
 	p.table.PeerUp(p.now(), route.Peer{Server: l.id, Cost: min(cost, route.MaxCost), Quiet: l.Conn().Transport().Properties().Quiet(), Pinned: e.known})
 	if e.known {
@@ -257,14 +290,14 @@ func (p *Peers) changedLocked() {
 }
 
 // converse reads until a link ends, or there is a pause.
-func (p *Peers) converse(l *link) error {
+func (p *Peers) converse(l *link) {
 	defer p.wg.Done()
 	err := l.broken
 	if err == nil {
 		err = l.Run()
 	}
 	if errors.Is(err, pump.ErrPaused) {
-		return err
+		return
 	}
 	why := message.Defer(message.CodeIdle, 0, "the connection has ended")
 	if errors.Is(err, wire.ErrProtocol) || errors.Is(err, message.ErrMalformed) {
@@ -282,24 +315,32 @@ func (p *Peers) converse(l *link) error {
 	read, written := l.Conn().Bytes()
 	e.read, e.written, e.sent, e.took = e.read+int64(read), e.written+int64(written), e.sent+int64(total.Acked), e.took+int64(total.Submitted)
 	if e.link != l {
-		return nil
+		return
 	}
 	e.link, e.since = nil, time.Now()
 	idle := isIdle(err)
+	l.rested = idle
 	if !idle {
 		e.err = err
+		if !errors.Is(err, net.ErrClosed) {
+			l.why = err
+		}
 	}
-	if e.idle = idle && len(e.conf.Ways) > 0; !e.idle { // who can't be dialled leads nowhere
+	// Who can't be dialled leads nowhere. The other side may have heard of a better link before
+	// we do, which is being dialled.
+	if e.idle = (idle || isReplaced(err) && e.dialing) && len(e.conf.Ways) > 0; !e.idle {
 		p.table.PeerDown(p.now(), l.id)
 	}
 	p.o.Log.Info("a link is down", "peer", e.name, "reason", err)
 	p.settleLocked()
 	p.nudge()
 	p.changedLocked()
-	if idle || errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
+}
+
+// isReplaced tells whether a link was closed because the other side has another one.
+func isReplaced(err error) bool {
+	var no *message.Refusal
+	return errors.As(err, &no) && no.Code == message.CodeReplaced
 }
 
 // isIdle tells whether a link was closed because nobody needed it.
@@ -329,17 +370,29 @@ func (l *link) Take(e *message.Envelope, transit wire.Transit, token uint64) {
 	a.Verified = home == l.peer.name
 	known := a.Verified
 	if !a.Verified && l.p.isHere(e, a.Open) {
-		a.Verified, known = l.p.verify(home, e.Raw, &a.Passage)
-		if known && !a.Verified { // marked, it would still take the place of what has the same counter, or be believed as a receipt
+		var by identity.PublicKey
+		by, known = l.p.verify(home, e.Raw, &a.Passage)
+		a.Verified = !by.IsZero()
+		if !a.Verified && (known || e.Kind.Reports() && l.p.keyed(home)) { // marked, it would still take the place of what has the same counter, or be believed as a receipt
 			l.settle(e, a.Open, token, message.Refused, message.Refuse(message.CodeNotAllowed, "%s has not signed it", home))
 			return
 		}
-		if !known && l.p.refuse.Load() {
+		switch {
+		case known:
+		case l.p.refuse.Load():
 			a.No = message.Refuse(message.CodeNotAllowed, "the key of %s is not known here", home)
+		case a.Verified && e.Kind.Reports():
+			a.Verified = l.p.believes(home, by, e)
 		}
 	}
 	a.Known = known
 	l.p.o.Relay.Accept(&l.Turn, e, a, l, token)
+}
+
+// keyed tells whether any key of a server is known, be it only announced.
+func (p *Peers) keyed(name string) bool {
+	key, _ := p.keyOf(name)
+	return !key.IsZero()
 }
 
 func (l *link) settle(e *message.Envelope, open uint64, token uint64, s message.State, no *message.Refusal) {

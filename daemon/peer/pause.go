@@ -27,6 +27,7 @@ type CarriedLink struct {
 	Known  bool // by the configuration
 	Key    identity.PublicKey
 	Way    *Way // that we dialled; nil: it dialled us
+	Cost   int  // what it costs who has dialled; 0: he doesn't say
 	Since  time.Time
 	Answer uint32 // that is owed
 	Stream transport.Carried
@@ -69,7 +70,7 @@ func (p *Peers) Export(keep func(syscall.Conn) (int, error)) (all Carried, err e
 	all.Epoch = p.reserved
 	links := slices.DeleteFunc(p.linksLocked(), func(l *link) bool { return l.Ended() != nil })
 	for _, l := range links {
-		all.Links = append(all.Links, CarriedLink{Peer: l.peer.name, Known: l.peer.known, Key: l.key, Way: l.way, Since: l.peer.since, Answer: l.answer})
+		all.Links = append(all.Links, CarriedLink{Peer: l.peer.name, Known: l.peer.known, Key: l.key, Way: l.way, Cost: l.cost, Since: l.peer.since, Answer: l.answer})
 	}
 	p.mu.Unlock()
 	for i, l := range links {
@@ -137,6 +138,7 @@ func (p *Peers) resumeLocked(c CarriedLink) error {
 	}
 	e := p.peerLocked(c.Peer)
 	l := p.linkTo(e, c.Key, c.Way)
+	l.cost = max(l.cost, c.Cost) // an older image doesn't say
 	l.anew, l.since, l.answer = p.epoch, l.still, c.Answer
 	l.questions = uint64(p.epoch) << 30 // who answers a question of before answers none of ours
 	c.Flow.Control = wire.AppendRoutes(c.Flow.Control, &wire.Routes{Anew: l.anew})

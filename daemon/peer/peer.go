@@ -14,10 +14,7 @@
 package peer
 
 import (
-	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -259,7 +256,7 @@ func (p *Peers) restartLocked(e *peer) {
 func (p *Peers) stopDialling(e *peer) {
 	if e.stop != nil {
 		e.stop()
-		e.stop = nil
+		e.stop, e.next = nil, time.Time{}
 	}
 }
 
@@ -303,7 +300,7 @@ func (p *Peers) Start(ctx context.Context) {
 			continue
 		}
 		if i := slices.IndexFunc(e.conf.Ways, func(w Way) bool { return l.way != nil && w.String() == l.way.String() }); i >= 0 {
-			l.way = &e.conf.Ways[i] // it may cost something else now
+			l.way, l.cost = &e.conf.Ways[i], e.conf.Ways[i].Cost // it may cost something else now
 		}
 		kept = append(kept, l)
 		p.upLocked(l)
@@ -371,120 +368,6 @@ func (p *Peers) linksLocked() (links []*link) {
 	return links
 }
 
-// keep dials a peer for as long as it is to be reached.
-func (p *Peers) keep(ctx context.Context, e *peer, conf Peer, atOnce bool) {
-	backoff := message.Backoff{First: p.o.FirstWait, Max: p.o.MaxWait}
-	for ; ctx.Err() == nil; atOnce = false {
-		if !atOnce && !p.mayDial(ctx, e, conf) {
-			return
-		}
-		began := time.Now()
-		l, err := p.dial(ctx, e, conf)
-		if l != nil {
-			backoff.Met(time.Since(began), l.carried())
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		pause, _ := backoff.Pause(err)
-		p.mu.Lock()
-		if err != nil {
-			if l == nil {
-				e.fails++
-			}
-			if e.link == nil { // else the other side has dialled meanwhile
-				e.err, e.next = err, time.Now().Add(pause)
-				p.awakeLocked(e)
-			}
-			p.o.Log.Info("no link", "peer", e.name, "error", err, "again in", pause.Round(time.Millisecond).String())
-		}
-		p.mu.Unlock()
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-		case <-e.retry:
-			backoff.Reset()
-		}
-	}
-}
-
-// awakeLocked has a link that rests lead nowhere any more: there may be another way.
-func (p *Peers) awakeLocked(e *peer) {
-	if e.idle {
-		e.idle = false
-		p.table.PeerDown(p.now(), e.id)
-		p.settleLocked()
-		p.nudge()
-	}
-}
-
-// mayDial waits until a link is wanted: at once if one is to stay up, or if the last
-// attempt has failed; else when there is mail, or news of routes.
-func (p *Peers) mayDial(ctx context.Context, e *peer, conf Peer) bool {
-	for {
-		p.mu.Lock()
-		linked, due := e.link != nil, e.err != nil || e.news
-		changed := p.changed
-		p.mu.Unlock()
-		stays := slices.ContainsFunc(conf.Ways, func(w Way) bool { return w.Timeout == 0 })
-		if !linked && (stays || due || p.waits(e.name)) {
-			return true
-		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-e.kick:
-		case <-changed:
-		}
-	}
-}
-
-// waits tells whether mail waits that goes by a peer.
-func (p *Peers) waits(name string) bool {
-	p.mu.Lock()
-	servers := []string{name}
-	for server, by := range p.hops {
-		if by == name && server != name {
-			servers = append(servers, server)
-		}
-	}
-	p.mu.Unlock()
-	for _, server := range servers {
-		if q := p.o.Spool.Find(server); q != nil && q.Waits(message.Priorities) {
-			return true
-		}
-	}
-	return p.copiesWait(name)
-}
-
-// dial tries the ways in turn, and has the link until it ends, if there was one.
-func (p *Peers) dial(ctx context.Context, e *peer, conf Peer) (*link, error) {
-	var errs []error
-	for i := range conf.Ways {
-		way := &conf.Ways[i]
-		p.mu.Lock()
-		if ctx.Err() != nil { // before Still waits
-			p.mu.Unlock()
-			return nil, ctx.Err()
-		}
-		e.dialing = true
-		p.dials.Add(1)
-		p.mu.Unlock()
-		l, err := p.open(ctx, e, way)
-		p.mu.Lock()
-		e.dialing = false
-		p.dials.Done()
-		p.mu.Unlock()
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", way.Address, err))
-			continue
-		}
-		return l, p.converse(l)
-	}
-	return nil, errors.Join(errs...)
-}
-
 // wanted is told by the relay that something waits for a server whom nobody pumps.
 func (p *Peers) wanted(server string) {
 	p.mu.Lock()
@@ -506,15 +389,17 @@ func (p *Peers) overdue(server, via string) {
 	}
 }
 
-// Retry has the peer dialled at once that leads to a server, if it waits for the time of
-// its next attempt.
+// Retry has a server dialled at once, and the peer that leads to it, if they wait for the
+// time of the next attempt; if there is a link, the ways that would be cheaper.
 func (p *Peers) Retry(server string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if e := p.peers[cmp.Or(p.hops[server], server)]; e != nil {
-		select {
-		case e.retry <- struct{}{}:
-		default:
+	for _, name := range []string{server, p.hops[server]} {
+		if e := p.peers[name]; e != nil {
+			select {
+			case e.retry <- struct{}{}:
+			default:
+			}
 		}
 	}
 }

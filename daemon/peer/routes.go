@@ -242,10 +242,13 @@ func (p *Peers) learn(l *link, w *wire.Routes) error {
 }
 
 // keyOf returns the key of a server; known tells whether we know it ourselves, and not
-// only by an announcement.
+// only by an announcement, or because it was the first one.
 func (p *Peers) keyOf(name string) (key identity.PublicKey, known bool) {
 	if key, _ := p.o.Servers.Known(name); !key.IsZero() {
 		return key, true
+	}
+	if key := p.o.Servers.First(name); !key.IsZero() {
+		return key, false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -266,19 +269,19 @@ type proven struct {
 
 const maxProven = 1024
 
-// verify tells whether an envelope's home has sent it, and whether we know that home's
-// key ourselves.
-func (p *Peers) verify(home string, raw []byte, passage *message.Passage) (verified, known bool) {
+// verify returns the key by which an envelope's home has signed it, the zero key if it
+// hasn't; and whether we know that home's key ourselves.
+func (p *Peers) verify(home string, raw []byte, passage *message.Passage) (by identity.PublicKey, known bool) {
 	proof := &passage.Proof
 	key, known := p.keyOf(home)
 	if len(proof.Signature) != ed25519.SignatureSize {
-		return false, known
+		return by, known
 	}
 	if key.IsZero() && len(passage.Key) == len(key) { // as good as an announcement: it says who signs, not who that is
 		copy(key[:], passage.Key)
 	}
 	if key.IsZero() {
-		return false, false
+		return by, false
 	}
 	root, sig := proof.Root(raw), [ed25519.SignatureSize]byte(proof.Signature)
 	p.mu.Lock()
@@ -286,7 +289,7 @@ func (p *Peers) verify(home string, raw []byte, passage *message.Passage) (verif
 	p.mu.Unlock()
 	if last.root != string(root) || last.key != key {
 		if !key.Verify(root, proof.Signature) {
-			return false, known
+			return by, known
 		}
 		p.mu.Lock()
 		if len(p.proven) >= maxProven {
@@ -295,7 +298,20 @@ func (p *Peers) verify(home string, raw []byte, passage *message.Passage) (verif
 		p.proven[sig] = proven{string(root), key}
 		p.mu.Unlock()
 	}
-	return true, known
+	return key, known
+}
+
+// believes tells whether a report of a home that we don't know ourselves, signed by this
+// key, may end our keeping of what it is about: by the first such key, and no other one.
+func (p *Peers) believes(home string, key identity.PublicKey, e *message.Envelope) bool {
+	if !p.o.Relay.Awaits(e) || p.o.Servers.First(home) == key { // strangers make us keep nothing
+		return true
+	}
+	is, err := p.o.Servers.Believe(home, key)
+	if err != nil {
+		p.o.Log.Error("a receipt is not believed", "server", home, "error", err)
+	}
+	return is
 }
 
 // leadsOn tells whether an entry is from here and has a receiver who doesn't live at the
@@ -348,6 +364,17 @@ func (p *Peers) watchLocked() time.Duration {
 				continue
 			}
 			next = min(next, rest)
+		}
+		if l.tested != 0 {
+			switch rest := line.Patience(p.o.Connect, handshakeBytes) - time.Duration(now-l.tested); {
+			case l.Heard() >= l.tested:
+				l.tested = 0
+			case rest <= 0:
+				go l.End(message.Defer(message.CodeIdle, 0, "another link was dialled, and nothing is heard by this one"))
+				continue
+			default:
+				next = min(next, rest)
+			}
 		}
 		if line.Quiet() {
 			continue

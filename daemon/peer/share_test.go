@@ -77,6 +77,52 @@ func TestOneCopyPerBranch(t *testing.T) {
 	})
 }
 
+// TestListPerBranch: what is written to a list of 100 members, more than an envelope has room
+// for, goes once to each of three servers.
+func TestListPerBranch(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "c", "d", "e")
+		var members []message.Address
+		var there []*person
+		for i, name := range []string{"c", "d", "e"} {
+			w.link("a", name, 0)
+			there = append(there, w.enter("user00", name).come())
+			for n := range []int{34, 33, 33}[i] {
+				user := fmt.Sprintf("user%02d", n)
+				if n > 0 {
+					check(t, w.servers[name].users.Add(t.Context(), user, password))
+					w.servers[name].host.Refresh(user)
+				}
+				members = append(members, message.Join(user, name))
+			}
+		}
+		time.Sleep(time.Minute)
+		alice := w.enter("alice", "a").come()
+		list, err := alice.store.SetList(t.Context(), "all", members)
+		check(t, err)
+		alice.c.Kick()
+		time.Sleep(10 * time.Second) // what is only held is offered again after a minute
+		before := map[string]int64{}
+		for _, p := range there {
+			before[p.s.name] = w.servers["a"].state(p.s.name).Sent
+		}
+		all, err := alice.store.EnqueueToList(t.Context(), list, client.Outgoing{Body: []byte("hello all")})
+		check(t, err)
+		alice.c.Kick()
+		for _, m := range all {
+			for _, r := range m.Recipients {
+				alice.until("all", func() bool { return alice.fate(m, r.Address).State >= message.Held })
+			}
+		}
+		for _, p := range there {
+			p.has("hello all")
+			if sent := w.servers["a"].state(p.s.name).Sent - before[p.s.name]; sent != 1 {
+				t.Errorf("the link to %s was crossed %d times", p.s.name, sent)
+			}
+		}
+	})
+}
+
 // TestPartly: of a message that crosses a link once for two servers, each is ended by
 // itself, and its author is told so.
 func TestPartly(t *testing.T) {

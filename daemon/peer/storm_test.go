@@ -13,7 +13,7 @@ import (
 	"github.com/noipchat/noipchat/daemon/message"
 )
 
-// TestStorm plays random networks whose links come and go, whose servers stop, die and
+// TestStorm plays random networks whose links come and go, some of which have two ways, whose servers stop, die and
 // start, have room for little, and clocks that are wrong by years and are set, and whose users
 // come and go, or don't read, while people write large and small things to each other, to users that there aren't, and to a server that nobody has a
 // way to. In the end all links are up, but for that. Then who can be reached has once what
@@ -95,15 +95,26 @@ func storm(t *testing.T, w *world, r *rand.Rand) {
 		}
 	}
 	up := func(c [2]int, is bool) { w.plug(name(c[0]), name(c[1]), is) }
+	dear := func(c [2]int, is bool) { w.plugDear(name(c[0]), name(c[1]), is) }
 	for _, c := range cables {
 		up(c, r.IntN(3) > 0)
 		if r.IntN(2) == 0 {
 			c[0], c[1] = c[1], c[0]
 		}
 		idle := time.Duration(max(0, r.IntN(60)-30)) * time.Second
-		w.link(name(c[0]), name(c[1]), idle)
-		if idle > 0 { // who has mail dials
-			w.link(name(c[1]), name(c[0]), idle)
+		two := r.IntN(3) == 0 // ways, of which one costs more
+		both := idle > 0 || two && r.IntN(2) == 0
+		dear(c, r.IntN(3) > 0)
+		for _, c := range [][2]int{c, {c[1], c[0]}} {
+			w.link(name(c[0]), name(c[1]), idle)
+			if s := w.servers[name(c[0])]; two {
+				p := &s.conf.Peers[len(s.conf.Peers)-1]
+				p.Ways = append(p.Ways, w.way(name(c[1]), "dear", 500, idle, p.Ways[0].Line))
+				s.peers.Configure(s.conf)
+			}
+			if !both { // else who has mail dials
+				break
+			}
 		}
 	}
 	for i := range n {
@@ -126,6 +137,9 @@ func storm(t *testing.T, w *world, r *rand.Rand) {
 		case 0, 1, 2:
 			if c := cables[r.IntN(len(cables))]; r.IntN(4) > 0 {
 				up(c, r.IntN(2) == 0)
+				if r.IntN(2) == 0 {
+					dear(c, r.IntN(2) == 0)
+				}
 			} else { // what is said is lost, and the link is dead, which nobody is told
 				w.hole(name(c[0]), name(c[1]), true)
 				time.Sleep(time.Duration(r.IntN(60)) * time.Second)
@@ -189,6 +203,7 @@ func storm(t *testing.T, w *world, r *rand.Rand) {
 	}
 	for _, c := range cables {
 		up(c, true)
+		dear(c, r.IntN(4) > 0)
 	}
 	for _, p := range people {
 		if p.leave == nil {

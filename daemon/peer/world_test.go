@@ -59,6 +59,7 @@ type world struct {
 	mu    sync.Mutex
 	cut   map[[2]string]bool // cables that are cut
 	conns map[[2]string][]transport.Conn
+	dials map[[2]string]int  // how often each was dialled by
 	holes map[[2]string]bool // cables in which all that is written from now on is lost
 	bytes map[[2]string]*carried
 }
@@ -128,7 +129,7 @@ func (h *hole) Borrow(lend func() []byte, giveBack func([]byte)) ([]byte, int, e
 }
 
 func newWorld(t testing.TB) *world {
-	return &world{t: t, net: new(transport.Memory), journal: spool.Options{JournalFile: 1 << 18, JournalFiles: 4}, servers: map[string]*server{}, cut: map[[2]string]bool{}, conns: map[[2]string][]transport.Conn{}, holes: map[[2]string]bool{}, bytes: map[[2]string]*carried{}, hops: 10}
+	return &world{t: t, net: new(transport.Memory), journal: spool.Options{JournalFile: 1 << 18, JournalFiles: 4}, servers: map[string]*server{}, cut: map[[2]string]bool{}, conns: map[[2]string][]transport.Conn{}, holes: map[[2]string]bool{}, bytes: map[[2]string]*carried{}, dials: map[[2]string]int{}, hops: 10}
 }
 
 // server is a whole server but for its configuration and control socket.
@@ -291,7 +292,11 @@ func (s *server) dial(ctx context.Context, a transport.Address) (transport.Conn,
 		}
 	}
 	k := cable(s.name, to)
+	if a.Local != "" { // one of several cables, as "b/dear" is another way between a and b
+		k[1] += "/" + a.Local
+	}
 	cut := s.w.cut[k]
+	s.w.dials[k]++
 	s.w.mu.Unlock()
 	if cut {
 		return nil, errors.New("the cable is cut")
@@ -313,8 +318,16 @@ func (s *server) dial(ctx context.Context, a transport.Address) (transport.Conn,
 }
 
 // plug connects the cable between two servers, or cuts it.
-func (w *world) plug(a, b string, up bool) {
+func (w *world) plug(a, b string, up bool) { w.plugCable(cable(a, b), up) }
+
+// plugDear is plug for their dear cable: see storm.
+func (w *world) plugDear(a, b string, up bool) {
 	k := cable(a, b)
+	k[1] += "/dear"
+	w.plugCable(k, up)
+}
+
+func (w *world) plugCable(k [2]string, up bool) {
 	w.mu.Lock()
 	w.cut[k] = !up
 	conns := w.conns[k]

@@ -279,13 +279,33 @@ func because(no *message.Refusal) string {
 // maxAnswered bounds how many numbers of one report are looked for.
 const maxAnswered = 1 << 16
 
+// Awaits tells whether a receipt or bounce is about something that waits here, of the server
+// that it comes from.
+func (r *Relay) Awaits(e *message.Envelope) bool {
+	var p message.Report
+	if p.Parse(e.Body) != nil || p.Receiver.Server() != e.From.Server() {
+		return false
+	}
+	q := r.sp.Find(p.Receiver.Server())
+	if q == nil {
+		return false
+	}
+	for n := range p.Counters.All(maxAnswered) {
+		for range q.ByAuthor(p.Device, n) {
+			return true
+		}
+	}
+	return false
+}
+
 // answered ends our keeping of what a receipt or bounce of the receivers' home, or of a
-// receiver himself, is about, if that is verified. That something is held there says only
+// receiver himself, is about, if that is verified, and not refused: where only homes whose keys are
+// known are heard, no other one ends anything. That something is held there says only
 // that the way was good. So does a report that passes by, whoever has made it.
 func (r *Relay) answered(t *spool.Turn, e *message.Envelope, a *Arrival) {
 	var p message.Report
 	ours := e.To[0].Server() == r.home
-	if ours && !a.Verified || p.Parse(e.Body) != nil || p.Receiver.Server() != e.From.Server() || p.Receiver.Server() == r.home {
+	if ours && (!a.Verified || a.No != nil) || p.Parse(e.Body) != nil || p.Receiver.Server() != e.From.Server() || p.Receiver.Server() == r.home {
 		return
 	}
 	r.passed.heard(&p)

@@ -26,6 +26,7 @@ const maxFeatures = 64
 const (
 	keyHave = 1  // the client's: what it has parts of; only to a server that has lanes
 	keyLine = 64 // the server's: its line, if it knows more of it than the client has told
+	keyCost = 65 // the client's, ByLink: what the link costs
 )
 
 const maxPublic = 32 // addresses in a server's hello
@@ -116,6 +117,7 @@ type ClientHello struct {
 	Invite   string // ByJoining
 	Parts    []Part // of envelopes, from an earlier connection; for Open
 	Have     []Have // the same as Answer returns it
+	Cost     int    // ByLink: what the link costs who dials, 1 to 65,535; 0: he doesn't say
 
 	proof []byte // that the Ed25519 half of Key is the client's too; unless ByDevice
 	half  bool   // ByDevice, on a slow line: the server knows the Ed25519 half, and it is not said
@@ -152,10 +154,21 @@ func (h *ClientHello) append(b []byte) []byte {
 	b = message.AppendString(b, h.Password)
 	b = message.AppendString(b, h.Label)
 	b = message.AppendString(b, h.Invite)
-	if len(h.Have) == 0 {
-		return message.AppendMap(b, 0)
+	fields := 0
+	if len(h.Have) > 0 {
+		fields++
 	}
-	return appendHave(append(message.AppendMap(b, 1), keyHave), h.Have)
+	if h.Cost > 0 {
+		fields++
+	}
+	b = message.AppendMap(b, fields)
+	if len(h.Have) > 0 {
+		b = appendHave(append(b, keyHave), h.Have)
+	}
+	if h.Cost > 0 {
+		b = message.AppendUint(append(b, keyCost), uint64(h.Cost))
+	}
+	return b
 }
 
 func (h *ClientHello) parse(b []byte) error {
@@ -189,10 +202,18 @@ func (h *ClientHello) parse(b []byte) error {
 	h.Label = r.Text(MaxLabel)
 	h.Invite = r.Text(maxAgent)
 	r.Fields(func(key uint64) bool {
-		if key == keyHave {
+		switch key {
+		case keyHave:
 			h.Have = readHave(&r)
+		case keyCost:
+			h.Cost = int(r.Uint(1<<16 - 1))
+			if r.Err() == nil && (h.Cost == 0 || h.Method != ByLink) {
+				r.Fail("a cost of %d, by method %d", h.Cost, h.Method)
+			}
+		default:
+			return false
 		}
-		return key == keyHave
+		return true
 	})
 	return r.End()
 }
