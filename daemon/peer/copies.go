@@ -166,7 +166,7 @@ func (p *Peers) spread(t *spool.Turn, a *relay.Away) bool {
 	c.mu.Unlock()
 	switch {
 	case ours:
-		c.put(t, pass, a.Put, nobody{})
+		c.put(t, besides(a.Server, pass), a.Put, nobody{})
 		return false
 	case verdict == route.NoRoom:
 		a.Put.Owner.Settled(t, a.Put.Token, message.Refused, message.Defer(message.CodeFull, resendCopy, "too many copies for servers without a route are kept here"))
@@ -179,6 +179,24 @@ func (p *Peers) spread(t *spool.Turn, a *relay.Away) bool {
 	}
 	a.Put.Owner.Settled(t, a.Put.Token, message.Held, nil)
 	return true
+}
+
+// besides leaves out the server itself, of peers that mail of ours for it is spread to: it gets
+// that from its own queue, in which it waits as well, behind what was put there before.
+func besides(server string, peers []route.Server) []route.Server {
+	return slices.DeleteFunc(peers, func(p route.Server) bool { return p.Name == server })
+}
+
+// reached notes that the server that mail is for has taken it from its own queue.
+func (c *copies) reached(l *link, q *spool.Queue, e *spool.Entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, kept, _ := c.flood.Used(); kept == 0 {
+		return
+	}
+	if x, ok := readCopy(q.Raw(e)); ok {
+		c.flood.Acked(x.id, l.id, c.hops)
+	}
 }
 
 // put puts a copy into the queues for some peers.
@@ -356,6 +374,9 @@ func (c *copies) addPeer(t *spool.Turn, peer route.Server) {
 				c.mu.Lock()
 				_, pass = c.flood.Offer(route.Copy{ID: x.id, To: x.server, Hops: int(x.passage.Hops), Size: len(it.Envelope)})
 				c.mu.Unlock()
+			}
+			if x.e.From.Server() == p.o.Home {
+				pass = besides(x.server, pass)
 			}
 			if it.Age >= it.Life { // the clock isn't believed: it would have expired
 				it.Age = 0

@@ -443,6 +443,9 @@ func (l *link) Acked(q *spool.Queue, e *spool.Entry, exceptions []wire.Exception
 		l.p.copies.acked(&l.Turn, l, q, e, l.said)
 		return
 	}
+	if q.Name() == l.peer.name {
+		l.p.copies.reached(l, q, e)
+	}
 	l.p.o.Relay.Taken(&l.Turn, &l.Ledger, q, e, l.peer.name, l.said)
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/peer"
 	"github.com/noipchat/noipchat/daemon/relay"
 	"github.com/noipchat/noipchat/daemon/spool"
 )
@@ -168,6 +169,35 @@ func TestHeldThere(t *testing.T) {
 		bob.come()
 		bob.has("wake up")
 		alice.learns(m, bob, message.Delivered)
+	})
+}
+
+// TestOrder: what waits for a server stays in its order when no way leads there any more, so that
+// copies are made of what comes then, and the server itself comes back.
+func TestOrder(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.add("a", "b")
+		w.link("a", "b", 0)
+		a := w.servers["a"]
+		a.linked("b")
+		alice, bob := w.enter("alice", "a").come(), w.enter("bob", "b").come()
+		w.plug("a", "b", false)
+		time.Sleep(time.Minute)
+		alice.learns(alice.send("one", bob), bob, message.Held)
+		a.conf.Peers = []peer.Peer{{Name: "b"}} // it can't be dialled now, so no way leads there
+		a.peers.Configure(a.conf)
+		time.Sleep(time.Minute)
+		alice.learns(alice.send("two", bob), bob, message.Held)
+		w.link("b", "a", 0)
+		w.plug("a", "b", true)
+		bob.has("one", "two")
+		time.Sleep(time.Hour)
+		bob.has("one", "two")
+		for name, s := range w.servers {
+			if n, _ := s.spool.Waiting(); n != 0 {
+				t.Errorf("at %s %d are left", name, n)
+			}
+		}
 	})
 }
 
