@@ -75,11 +75,15 @@ func (a *app) receive(ctx context.Context, count int, follow bool, save string) 
 	go func() { // until the program ends
 		cancel(fmt.Errorf("writing the output: %w", readerGone()))
 	}()
-	printed := 0
+	printed, full := 0, false
 	var coming comings
 	defer coming.end()
 	return a.work(ctx, func(ctx context.Context, w *worker) error {
 		err := w.wait(ctx, func() (bool, error) {
+			if err := w.offline(); errors.Is(err, client.ErrNoSpace) && !full {
+				full = true // once will do
+				cli.Report(os.Stderr, "noipchat", explain(noSpace(err)))
+			}
 			// Of two at once only one prints, or both would print the same.
 			turn, err := durable.WaitLock(ctx, filepath.Join(dir, cursor))
 			if err != nil {

@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 //
 //	server [start|stop|kill]   noipchatd with $WORK/noipchat.toml, which is made if it isn't there
 //	people NAME…               users with the password "a good password", each with a profile in $WORK/NAME
+//	[root]                     whether the test runs as root
 //	documented                 standard output of the last command is messages as docs/user.md describes them
 func TestScripts(t *testing.T) { testscript.Run(t, params("testdata/script")) }
 
@@ -56,6 +57,12 @@ func params(dir string) testscript.Params {
 			e.Setenv("PASSWORD", "a good password")
 			e.Setenv("HOME", e.WorkDir)
 			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond != "root" {
+				return false, fmt.Errorf("what is %q?", cond)
+			}
+			return os.Geteuid() == 0, nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"server": server, "people": people, "documented": documented},
 	}

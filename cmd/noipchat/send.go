@@ -291,13 +291,19 @@ func verdict(m client.Message, goal message.State, err, offline error) error {
 	if offline != nil && m.State == message.Queued.String() {
 		return unreachable(offline, "it is in the outbox, and goes with the next command that has a connection")
 	}
+	why := ""
+	for _, r := range m.Recipients {
+		if r.State == message.Queued && because(r) != "" {
+			why = ": for " + string(r.Address) + " the server says " + because(r)
+		}
+	}
 	return &cli.Error{
-		Code: cli.ExitNotYet, Err: fmt.Errorf("it is %s, not %s yet", m.State, goal),
+		Code: cli.ExitNotYet, Err: fmt.Errorf("it is %s, not %s yet%s", m.State, goal, why),
 		Hint: "look again later: noipchat status " + m.ID.String(),
 	}
 }
 
-// because is why somebody will not get a message; "": that isn't so.
+// because is why somebody doesn't get a message, or not yet; "": that isn't so.
 func because(r client.Recipient) string {
 	if r.Code != 0 && r.Reason == "" {
 		return r.Code.String()

@@ -107,10 +107,18 @@ func (w *worker) ask(ctx context.Context, ask func(ctx context.Context) error) e
 
 // unreachable says that there is no session, and why.
 func unreachable(why error, hint string) error {
+	if errors.Is(why, client.ErrNoSpace) {
+		return noSpace(why)
+	}
 	if hint == "" {
 		hint = "is the server up, and is that its address? noipchat server list"
 	}
 	return &cli.Error{Code: cli.ExitUnreachable, Err: fmt.Errorf("no connection: %w", why), Hint: hint}
+}
+
+// noSpace says what to do about a full disk, which keeps a file from coming.
+func noSpace(why error) error {
+	return &cli.Error{Code: cli.ExitIO, Err: why, Hint: "make space where the profile is: what waits at the server comes then by itself"}
 }
 
 // drain waits a moment until the outbox is empty, so that what was said last, a

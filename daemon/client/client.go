@@ -205,7 +205,7 @@ func (c *Client) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		backoff.Met(up, worked)
+		backoff.Met(up, worked && !errors.Is(err, ErrNoSpace)) // what fits comes each time
 		pause, asked := backoff.Pause(err)
 		kick := c.kick
 		if asked {

@@ -467,7 +467,10 @@ func (l *link) postpone(f flight, now time.Time) error {
 	for _, x := range f.declined {
 		f.Open = append(f.Open, x.Receiver)
 		wait = max(wait, x.Refusal.Later(int(f.tries), maxLater))
-		l.c.o.Log.Info("a message is kept for later", "id", f.ID.String(), "reason", x.Refusal.Error())
+		l.c.o.Log.Info("a message is kept for later", "counter", f.Counter, "reason", x.Refusal.Error())
+	}
+	if err := l.c.store.Defer(f.Counter, f.declined); err != nil {
+		return err
 	}
 	f.declined, f.acked, f.tries = nil, false, min(f.tries+1, 8)
 	d, err := delay(f, now.Add(wait))

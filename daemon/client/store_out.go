@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/wire"
 )
 
 // Outgoing is what a person, or this program, wants to send.
@@ -226,6 +227,29 @@ func (s *Store) Settle(answers []Settled) (changed []Change, err error) {
 		return nil, err
 	}
 	return changed, nil
+}
+
+// Defer notes why the home could not take an envelope of this device yet for some receivers, by
+// their places in it, until it does. What it says of a part of a file it says of the file.
+func (s *Store) Defer(counter uint64, declined []wire.Exception) error {
+	return s.write("noting why a message waits", func() error {
+		var seq int64
+		err := s.row("SELECT message FROM outbox WHERE counter = ?", int64(counter)).Scan(&seq)
+		if errors.Is(err, sql.ErrNoRows) {
+			f, e := new(settling).file(s, counter)
+			if f == nil {
+				return e // it was settled meanwhile
+			}
+			seq, err = f.message, nil
+		}
+		for _, x := range declined {
+			if err == nil {
+				_, err = s.exec("UPDATE recipient SET code = ?1, reason = ?2 WHERE message = ?3 AND position = ?4 AND state = ?5 AND reason <> ?2",
+					x.Refusal.Code, message.Clean(x.Refusal.Reason, message.MaxReason), seq, x.Receiver, message.Queued)
+			}
+		}
+		return err
+	})
 }
 
 func (s *Store) settle(a Settled, files *settling) (changed []Change, err error) {
