@@ -191,7 +191,7 @@ func TestRemoved(t *testing.T) {
 }
 
 // TestNoRoom: a refusal that may end is none. The client keeps the message, says
-// nothing of it, and tries again.
+// why as long as that is so, and tries again.
 func TestNoRoom(t *testing.T) {
 	o := options{spool: spool.Options{Total: 3000}}
 	scene(t, o, []string{"alice", "bob", "carol"}, func(t *testing.T, s *server, p []*person) {
@@ -202,7 +202,7 @@ func TestNoRoom(t *testing.T) {
 		}
 		alice.learns(sent[1], bob.address(), message.Held)
 		time.Sleep(time.Hour)
-		if r := alice.fate(sent[2], bob.address()); r.State != message.Queued || r.Reason != "" {
+		if r := alice.fate(sent[2], bob.address()); r.State != message.Queued || r.Reason != "the server's spool is full" {
 			t.Fatalf("the third is %v: %s", r.State, r.Reason)
 		}
 		m := alice.send("hi", carol) // others are not stopped by it
@@ -210,6 +210,9 @@ func TestNoRoom(t *testing.T) {
 		bob.come()
 		bob.until("three texts", func() bool { return len(bob.texts()) == 3 })
 		alice.learns(sent[2], bob.address(), message.Delivered)
+		if r := alice.fate(sent[2], bob.address()); r.Code != 0 || r.Reason != "" {
+			t.Errorf("it is %v, and still: %s", r.State, r.Reason)
+		}
 	})
 }
 
