@@ -69,17 +69,22 @@ func (p *Peers) Export(keep func(syscall.Conn) (int, error)) (all Carried, err e
 	p.mu.Lock()
 	all.Epoch = p.reserved
 	links := slices.DeleteFunc(p.linksLocked(), func(l *link) bool { return l.Ended() != nil })
+	var states []CarriedLink
 	for _, l := range links {
-		all.Links = append(all.Links, CarriedLink{Peer: l.peer.name, Known: l.peer.known, Key: l.key, Way: l.way, Cost: l.cost, Since: l.peer.since, Answer: l.answer})
+		states = append(states, CarriedLink{Peer: l.peer.name, Known: l.peer.known, Key: l.key, Way: l.way, Cost: l.cost, Since: l.peer.since, Answer: l.answer})
 	}
 	p.mu.Unlock()
 	for i, l := range links {
-		c := &all.Links[i]
+		c := states[i]
 		if c.Flow, err = l.Export(); err == nil {
 			c.Stream, err = transport.Carry(l.Conn().Transport(), keep)
 		}
-		if err != nil {
+		switch {
+		case l.Ended() != nil: // perhaps meanwhile
+		case err != nil:
 			return all, fmt.Errorf("the link to %s: %w", l.peer.name, err)
+		default:
+			all.Links = append(all.Links, c)
 		}
 	}
 	return all, nil

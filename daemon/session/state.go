@@ -99,10 +99,13 @@ func (h *Host) Export(keep func(syscall.Conn) (int, error)) (State, error) {
 			continue
 		}
 		flow, err := s.Export()
-		if err != nil {
-			return state, fmt.Errorf("session %d of %s: %w", s.id, s.user, err)
+		var stream transport.Carried
+		if err == nil {
+			stream, err = transport.Carry(s.Conn().Transport(), keep)
 		}
-		stream, err := transport.Carry(s.Conn().Transport(), keep)
+		if s.Ended() != nil { // perhaps meanwhile
+			continue
+		}
 		if err != nil {
 			return state, fmt.Errorf("session %d of %s: %w", s.id, s.user, err)
 		}
