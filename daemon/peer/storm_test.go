@@ -21,7 +21,7 @@ import (
 // there is no such user; or that his home has kept it as long as it was to, and no shorter.
 // Nothing waits anywhere, or moves. A failure's seed plays the same again.
 func TestStorm(t *testing.T) {
-	for seed := range seeds(5, 1200) {
+	for seed := range seeds(5, 400) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) { storm(t, w, rand.New(rand.NewPCG(seed, 5))) })
 		})
