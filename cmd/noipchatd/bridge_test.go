@@ -309,6 +309,8 @@ func TestHandoffKilledHeard(t *testing.T) {
 	kills := 6
 	if os.Getenv("NOIPCHAT_LONG") != "" {
 		kills = 100
+	} else if testing.Short() {
+		kills = 2
 	}
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 0))

@@ -27,6 +27,9 @@ func TestDemoSignal(t *testing.T) {
 		"second": {[]string{"demo"}, "three servers in a row"},
 		"keep":   {[]string{"demo", "--keep"}, "and for its admin"},
 	} {
+		if testing.Short() && name != "second" { // the race detector takes ten times as long
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			tmp := t.TempDir()
 			cmd := exec.CommandContext(t.Context(), os.Args[0], c.args...)

@@ -14,6 +14,9 @@ import (
 // TestBudget: what it costs two servers to talk over a slow line that is theirs alone, in bytes.
 // The table in docs/protocol.md has these figures.
 func TestBudget(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the race detector takes ten times as long for these days, in which bytes are counted")
+	}
 	radio := transport.Properties{Rate: 1200, Latency: 2500 * time.Millisecond, Exclusive: true}
 	bubble(t, func(t *testing.T, w *world) {
 		w.add("server1", "server2", "server3")

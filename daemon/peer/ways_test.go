@@ -153,6 +153,9 @@ func TestCheaperWay(t *testing.T) {
 // TestCheaperSilent: a cheaper way with a timeout is not opened when nothing is to be said,
 // and is when much is.
 func TestCheaperSilent(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the race detector takes ten times as long for these hours")
+	}
 	bubble(t, func(t *testing.T, w *world) {
 		w.add("a", "b")
 		w.plug("a", "b/cheap", false)
