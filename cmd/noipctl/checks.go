@@ -453,7 +453,7 @@ func (c *checkup) owners() {
 		c.add(severe, "owner", "chown -R noipchat: "+c.status.State, "%s is not the user noipchat's", c.status.State)
 		return
 	}
-	names := []string{"key", "users", "invites.json", "servers.json", "spool"}
+	names := []string{"key", "users", "invites.json", "servers.json", "homes.json", "spool"}
 	for _, name := range names {
 		path := filepath.Join(c.status.State, name)
 		info, err := os.Stat(path)
