@@ -137,6 +137,9 @@ func (p *person) hasAllOf(want []string) {
 // about, and nothing of it is left anywhere when all has arrived.
 func TestCutUnderWay(t *testing.T) {
 	for _, pause := range []time.Duration{time.Millisecond, 10 * time.Millisecond, 60 * time.Millisecond, time.Second} {
+		if testing.Short() && pause != 10*time.Millisecond { // the race detector takes ten times as long
+			continue
+		}
 		t.Run(fmt.Sprint(pause), func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
 				w.add("a", "b", "c")
@@ -174,6 +177,9 @@ func TestCutUnderWay(t *testing.T) {
 // the same server, however far his home is: nobody waits for what will take its time. So is a text.
 func TestLargeAway(t *testing.T) {
 	for hops := range 3 {
+		if testing.Short() && hops != 2 { // the race detector takes ten times as long
+			continue
+		}
 		t.Run(fmt.Sprint(hops), func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
 				w.journal = spool.Options{JournalFile: 4 << 20, JournalFiles: 6}
