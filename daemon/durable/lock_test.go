@@ -15,10 +15,10 @@ import (
 	"time"
 )
 
-// TestLockChild is the child of TestLockEndsWithProcess.
 // childs is the child's lock: what nobody could use any more, the collector would close.
 var childs io.Closer
 
+// TestLockChild is the child of TestLockEndsWithProcess.
 func TestLockChild(t *testing.T) {
 	path := os.Getenv("DURABLE_TEST_LOCK")
 	if path == "" {
