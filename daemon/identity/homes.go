@@ -43,8 +43,8 @@ func (s *Servers) readHomes() error {
 	}
 	if err != nil {
 		s.homes = map[string]kept{}
-		return fmt.Errorf("%s is damaged, so receipts of servers that were never met directly, and are not pinned, end nothing"+
-			" (restore it, or move it away: then the next key that each shows is taken): %w", s.homesPath, err)
+		return useless(s.homesPath, "so receipts of servers that were never met directly, and are not pinned, end nothing",
+			"restore it, or move it away: then the next key that each shows is taken", err)
 	}
 	return nil
 }
