@@ -80,7 +80,6 @@ type Daemon struct {
 	stdio      transport.Listener // for noipchatd --stdio, which connects other lines to this process
 	scrape     scraper
 	scraped    net.Listener // opened for scrape, which serves it from Run on; nil: it is off, or can't be opened
-	scrapeAt   string       // where; "": the same
 	live       live
 	past       past
 	exporting  sync.Mutex
@@ -229,11 +228,9 @@ func (d *Daemon) openSockets(ctx context.Context) (err error) {
 	d.interfaces.receive(append(d.o.Carried.sockets(), systemd.Inherited()...))
 	d.scrape.claim = d.interfaces.claim
 	d.scrape.handler = d.metrics
-	d.scrapeAt = c.Metrics.Listen
-	if d.scraped, err = d.scrape.prepare(d.scrapeAt); err != nil { // people can talk without them
+	if d.scraped, err = d.scrape.prepare(c.Metrics.Listen); err != nil { // people can talk without them, and a reload tries again
 		d.o.Log.Error("nobody can read the metrics", "error", err)
 		d.notices = append(d.notices, err.Error())
-		d.scrapeAt = "" // a reload tries again
 	}
 	if err := d.interfaces.open(ctx, c.Interfaces); err != nil {
 		return err
@@ -291,7 +288,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.live.changing.Lock()
 	d.running = serving
 	d.live.changing.Unlock()
-	d.scrape.commit(d.scrapeAt, d.scraped)
+	if d.scraped != nil {
+		d.scrape.commit(d.conf().Metrics.Listen, d.scraped)
+	}
 	g.Go(func() error { return d.host.Watch(serving) })
 	g.Go(func() error { return d.federation.Run(serving) })
 	g.Go(func() error { d.retry(serving); return nil })
