@@ -105,34 +105,24 @@ func TestCarryNameless(t *testing.T) {
 			continue
 		}
 		t.Run(n.name, func(t *testing.T) {
-			l := n.listen(t)
-			defer l.Close()
-			a, err := n.dial(t.Context(), l.Addr())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer a.Close()
-			b, err := l.Accept()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer b.Close()
-			for _, c := range []Conn{a, b} {
-				k, err := Carry(c, keepOpen)
-				if err != nil {
-					t.Fatal(err)
+			n.meet(t, func(t *testing.T, a, b Conn) {
+				for _, c := range []Conn{a, b} {
+					k, err := Carry(c, keepOpen)
+					if err != nil {
+						t.Fatal(err)
+					}
+					named := k
+					k.Local, k.Remote = Name{}, Name{}
+					again, err := k.Conn(nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer again.Close()
+					if local, remote := nameOf(again.LocalAddr()), nameOf(again.RemoteAddr()); local != named.Local || remote != named.Remote {
+						t.Errorf("it is between %q and %q, not between %q and %q", local, remote, named.Local, named.Remote)
+					}
 				}
-				named := k
-				k.Local, k.Remote = Name{}, Name{}
-				again, err := k.Conn(nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer again.Close()
-				if local, remote := nameOf(again.LocalAddr()), nameOf(again.RemoteAddr()); local != named.Local || remote != named.Remote {
-					t.Errorf("it is between %q and %q, not between %q and %q", local, remote, named.Local, named.Remote)
-				}
-			}
+			})
 		})
 	}
 }

@@ -127,21 +127,26 @@ func everywhere(t *testing.T, test func(t *testing.T, a, b Conn)) {
 	for _, n := range append(networks(), commands(), carrying()) {
 		t.Run(n.name, func(t *testing.T) {
 			defer goleak.VerifyNone(t)
-			l := n.listen(t)
-			defer l.Close()
-			a, err := n.dial(t.Context(), l.Addr())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer a.Close()
-			b, err := l.Accept()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer b.Close()
-			test(t, a, b)
+			n.meet(t, test)
 		})
 	}
+}
+
+// meet runs a test on one connection of a network.
+func (n network) meet(t *testing.T, test func(t *testing.T, a, b Conn)) {
+	l := n.listen(t)
+	defer l.Close()
+	a, err := n.dial(t.Context(), l.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	b, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	test(t, a, b)
 }
 
 // lender lends buffers and counts those that are out.
