@@ -298,9 +298,7 @@ func (q *Queue) Detach(t *Turn, p Pump) {
 				e.raw = nil
 				q.sp.expireAt(e)
 			case e.flags&committing == 0:
-				e.flags |= committing
-				q.unacked--
-				ops = append(ops, op{kind: opPut, q: q, e: e})
+				ops = append(ops, q.commitLocked(e))
 			}
 		}
 		l.next, l.file = l.head, len(l.ents)
@@ -321,6 +319,13 @@ func (q *Queue) Detach(t *Turn, p Pump) {
 
 func diskFull() *message.Refusal {
 	return message.Defer(message.CodeFull, time.Minute, "the server's disk takes nothing more")
+}
+
+// commitLocked is what the journal is to do with an entry that was in hand only until now.
+func (q *Queue) commitLocked(e *Entry) op {
+	e.flags |= committing
+	q.unacked--
+	return op{kind: opPut, q: q, e: e}
 }
 
 // Next gives the pump p the first entry that waits, if its envelope has at most

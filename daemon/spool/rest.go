@@ -55,9 +55,7 @@ func (sp *Spool) keep(rest []restful) {
 	for _, r := range rest {
 		r.q.mu.Lock()
 		if r.e.flags&(done|isDurable|committing|shadow|refusing) == 0 {
-			r.e.flags |= committing
-			r.q.unacked--
-			ops = append(ops, op{kind: opPut, q: r.q, e: r.e})
+			ops = append(ops, r.q.commitLocked(r.e))
 		}
 		r.q.mu.Unlock()
 	}

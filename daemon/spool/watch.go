@@ -110,9 +110,7 @@ func (sp *Spool) sweepHand(all bool) bool {
 				if !all && e.since > ripe {
 					break
 				}
-				e.flags |= committing
-				q.unacked--
-				ops = append(ops, op{kind: opPut, q: q, e: e})
+				ops = append(ops, q.commitLocked(e))
 			}
 		}
 		if q.restless = q.unacked > 0; q.restless {
