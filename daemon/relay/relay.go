@@ -241,7 +241,7 @@ type Arrival struct {
 func (r *Relay) Accept(t *spool.Turn, e *message.Envelope, a Arrival, owner spool.Owner, token uint64) {
 	put := spool.Put{Raw: e.Raw, Priority: e.Priority, Age: a.Age, Life: e.Lifetime, Owner: owner}
 	var path message.PackedPath
-	if a.Link != "" {
+	if a.Link != "" && slices.ContainsFunc(e.To, func(to message.Address) bool { return to.Server() == r.home }) {
 		if e.Kind == message.Text {
 			path = a.Passage.Path.And(r.home, a.Age) // for its receipt
 		}
