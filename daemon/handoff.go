@@ -151,21 +151,8 @@ func (d *Daemon) handOff(reason string, c *config.Config, changes []config.Chang
 		texts = append(texts, change.String())
 	}
 	err := refuseCold(c, changes, true)
-	if err == nil && len(changes) > 0 {
-		if err = c.CheckLog(); err != nil {
-			err = fmt.Errorf("%w:\n%w", control.ErrConfig, err)
-		} else {
-			err = d.apply(c)
-		}
-	}
-	if err != nil {
-		return d.stay(reason, texts, err)
-	}
-	err = d.become(reason, texts)
-	if len(changes) > 0 {
-		if e := d.apply(d.conf()); e != nil {
-			err = fmt.Errorf("%w; and what was put in force before it can't be undone: %w", err, e)
-		}
+	if err == nil {
+		err = d.become(reason, c, texts)
 	}
 	return d.stay(reason, texts, err)
 }
@@ -187,7 +174,7 @@ func (d *Daemon) stay(reason string, changes []string, err error) error {
 
 // become takes the steps of a handoff. When it returns, it says why, and all of them
 // are undone, the last one first.
-func (d *Daemon) become(reason string, changes []string) error {
+func (d *Daemon) become(reason string, next *config.Config, changes []string) error {
 	running, image := d.running, d.o.Image
 	d.live.mu.Lock()
 	trying := d.live.timer != nil
@@ -218,6 +205,22 @@ func (d *Daemon) become(reason string, changes []string) error {
 		take func() error
 		undo func() // also if take has failed
 	}{
+		{"apply", func() error {
+			if len(changes) == 0 {
+				return nil
+			}
+			if err := next.CheckLog(); err != nil {
+				return fmt.Errorf("%w:\n%w", control.ErrConfig, err)
+			}
+			return d.apply(next)
+		}, func() {
+			if len(changes) == 0 {
+				return
+			}
+			if err := d.apply(d.conf()); err != nil {
+				d.o.Log.Error("what was put in force before the handoff can't be undone", "error", err)
+			}
+		}},
 		{"check", func() (err error) {
 			if check, err = parcel.Check(checking, image.Program, image.Args); err == nil {
 				err = d.federation.Reserve()

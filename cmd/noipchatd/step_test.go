@@ -13,7 +13,7 @@ import (
 
 // The steps of a handoff, of the old image and of the new one: see handoff.At.
 var (
-	oldSteps = []string{"check", "still", "pause", "settle", "export", "write", "show", "deafen", "become"}
+	oldSteps = []string{"apply", "check", "still", "pause", "settle", "export", "write", "show", "deafen", "become"}
 	newSteps = []string{"open", "resume", "start", "serve"}
 )
 
