@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -25,6 +24,7 @@ import (
 	"github.com/noipchat/noipchat/daemon/control"
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/transport"
 )
 
 // house is a server that runs in this process, and its configuration.
@@ -87,11 +87,10 @@ func run(t *testing.T, text string) *house {
 	return h
 }
 
-// free returns addresses that nobody listens on, all with another port. Nothing goes out
-// from them, so no connection gets a port meanwhile.
+// free returns addresses that nobody listens on, all with another port.
 func free(t *testing.T, n int) (all []string) {
 	t.Helper()
-	ip := fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+	ip := transport.Loopback()
 	for range n {
 		l, err := net.Listen("tcp", ip)
 		if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -19,6 +18,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/noipchat/noipchat/daemon/control"
+	"github.com/noipchat/noipchat/daemon/transport"
 )
 
 // programs is the folder of the three programs, built for these tests.
@@ -96,8 +96,7 @@ func server(ts *testscript.TestScript, neg bool, args []string) {
 func start(ts *testscript.TestScript, work string) error {
 	config := filepath.Join(work, "noipchat.toml")
 	if _, err := os.Stat(config); err != nil {
-		// Nothing goes out from this address, so no connection gets the port while the server is away.
-		l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254)))
+		l, err := net.Listen("tcp", transport.Loopback())
 		if err != nil {
 			return err
 		}

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -22,6 +21,7 @@ import (
 	"github.com/noipchat/noipchat/daemon/control"
 	"github.com/noipchat/noipchat/daemon/identity"
 	"github.com/noipchat/noipchat/daemon/message"
+	"github.com/noipchat/noipchat/daemon/transport"
 )
 
 // demo shows the main job with a real server and real clients: what is sent to
@@ -174,10 +174,9 @@ func (s *said) String() string {
 	return s.b.String()
 }
 
-// configure chooses a port and writes the TOML. The loopback address is one that nothing
-// goes out from, so that no connection gets the port while the server is away.
+// configure chooses a port and writes the TOML.
 func (s *stage) configure() error {
-	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254)))
+	l, err := net.Listen("tcp", transport.Loopback())
 	if err != nil {
 		return err
 	}
